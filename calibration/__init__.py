@@ -1,0 +1,1 @@
+"""Statistics of activations and the ranges chosen from them. Knows numbers, not graphs."""

@@ -1,0 +1,416 @@
+"""The command line: verbs, printing, and exit codes. Everything else lives in `compiler/`."""
+
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from .compiler.errors import EXIT_CODES, BuildFailed, PlancError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from .compiler.recipe import Source
+    from .compiler.worker import Emit, Limits
+
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+_MODEL_HELP = "file.py:callable, pkg.mod:callable (returning an nn.Module, or (module, example_inputs)), model.onnx or model.pt2."
+
+app = typer.Typer(
+    name="planc",
+    help="From a PyTorch or ONNX model to a verified, deployable artifact.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _target_names(incomplete: str) -> list[str]:
+    from .compiler.target import target_names
+
+    return [name for name in target_names() if name.startswith(incomplete)]
+
+
+def _precision_names(incomplete: str) -> list[str]:
+    from .compiler.target import Precision
+
+    return [name for name in Precision if name.startswith(incomplete)]
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
+Inputs = Annotated[list[str], typer.Option("--input", metavar="SPEC", help="'x=float32[batch,3,224,224]'; ':0..99' bounds drawn values.")]
+Dims = Annotated[list[str], typer.Option("--dim", metavar="SPEC", help="batch=1..32@8, seq=128|256 or batch=8.")]
+Weights = Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="State dict to load: .safetensors, .pt.")]
+Data = Annotated[Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Real inputs to verify with.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read pickles, which can run code.")]
+TimeLimit = Annotated[float, typer.Option("--time-limit", metavar="SECONDS", help="For each worker process.")]
+MemoryLimit = Annotated[str | None, typer.Option("--memory-limit", metavar="SIZE", help="For each worker process, such as 8GiB.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Tolerances = Annotated[list[str], typer.Option("--tolerance", metavar="NAME=VALUE", help="cosine, sqnr_db, relative, atol, mismatch.")]
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What stdout carries.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks and worker output.")]
+
+
+@app.command("compile")
+def compile_(
+    model: Model,
+    target: Annotated[str, typer.Option("-t", "--target", help="See `planc targets`.", autocompletion=_target_names)],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the artifact.")],
+    precision: Annotated[str, typer.Option("-p", "--precision", help="fp32, fp16, bf16.", autocompletion=_precision_names)] = "fp32",
+    inputs: Inputs = [],  # noqa: B006  typer's way
+    dims: Dims = [],  # noqa: B006
+    data: Data = None,
+    weights: Weights = None,
+    option: Annotated[list[str], typer.Option("-O", "--option", metavar="NAME=VALUE", help="Option of the backend.")] = [],  # noqa: B006
+    tolerance: Tolerances = [],  # noqa: B006
+    depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
+    overwrite: Overwrite = False,
+    trust_pickle: TrustPickle = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Compile a model to a verified artifact."""
+    _set_up(format, debug)
+    from .compiler import pipeline, recipe
+
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
+    job = recipe.job(source, target, precision, options=option, tolerance=tolerance)
+    with _Progress() as progress:
+        result = pipeline.run(job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress)
+    manifest = result.artifact.manifest
+    if depfile is not None:
+        _write_depfile(depfile, out / "manifest.json", result.sources)
+    if format == "json":
+        _print_json({"status": result.status, "output": str(out), "manifest": manifest, "report": result.report})
+        return
+    total = sum(facts["bytes"] for facts in manifest["files"].values())
+    print(f"{result.status} {out}: {manifest['job']['id']} for {manifest['job']['target']}, {_size(total)}, {result.report['seconds']['total']:.1f} s")
+    for name, reason in result.report["failed_candidates"].items():
+        print(f"  not {name}: {reason}")
+    for name, figures in result.report["latency"].items():
+        print(f"  {name}: {figures['latency_p50_ms']:.2f} ms (median)")
+    print(f"  precision: {_effective(manifest['effective_precision'])}")
+    for line in _verification_lines(manifest["verification"]):
+        print(f"  {line}")
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The ONNX file.")],
+    inputs: Inputs = [],  # noqa: B006
+    dims: Dims = [],  # noqa: B006
+    data: Data = None,
+    weights: Weights = None,
+    depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
+    overwrite: Overwrite = False,
+    trust_pickle: TrustPickle = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Export a model to ONNX, held against the model itself in ONNX Runtime."""
+    _set_up(format, debug)
+    from .compiler import pipeline, recipe
+
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
+    with _Progress() as progress:
+        made = pipeline.export_file(source, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress)
+    if depfile is not None:
+        _write_depfile(depfile, out, made["sources"])
+    if format == "json":
+        _print_json({**made, "output": str(out)})
+    else:
+        print(f"{made['status']} {out}: {made['facts']['nodes']} nodes, {_size(out.stat().st_size)}, equal to {made['reference']}")
+
+
+@app.command()
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ART", help="Folder that planc compile wrote.")],
+    tolerance: Tolerances = [],  # noqa: B006
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Check an artifact's files and its outputs against its golden data."""
+    _set_up(format, debug)
+    from .compiler import recipe, worker
+    from .compiler.errors import GateFailed
+    from .compiler.verify import verify_artifact
+
+    with _Progress() as progress:
+        bounds = recipe.tolerances(tolerance)
+        result = worker.call(verify_artifact, artifact, bounds, limits=_limits(None, time_limit, memory_limit), on_event=progress)
+    if format == "json":
+        _print_json(result)
+    else:
+        for line in _verification_lines(result):
+            print(line)
+    if not result["passed"]:
+        raise GateFailed(f"{artifact} differs from its reference: {'; '.join(result['failures'][:3])}", hint="Build it again on this machine")
+
+
+@app.command()
+def run(
+    artifact: Annotated[Path, typer.Argument(metavar="ART", help="Folder that planc compile wrote.")],
+    data: Annotated[Path, typer.Option("--inputs", metavar="FILE.npz", help="One array per input, by name.")],
+    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE.npz", help="Where the outputs go.")] = None,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Run an artifact on inputs from a file."""
+    _set_up(format, debug)
+    from .compiler import worker
+    from .compiler.artifact import run_file
+
+    with _Progress() as progress:
+        results = worker.call(run_file, artifact, data, out, limits=_limits(None, time_limit, memory_limit), on_event=progress)
+    if format == "json":
+        _print_json({"outputs": results})
+        return
+    for result in results:
+        shape = ",".join(map(str, result["shape"]))
+        first = " ".join(f"{value:.6g}" for value in result["first"])
+        print(f"{result['name']}={result['dtype']}[{shape}] {first}{' ...' if len(result['first']) == 6 else ''}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="ART|ONNX", help="An artifact's folder or an ONNX file.")],
+    format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Show inputs, outputs, operators, size and precision of an artifact or an ONNX file."""
+    _set_up(format, debug)
+    from .compiler import artifact, graph, worker
+    from .compiler.files import require_file
+
+    if path.is_dir():
+        facts = dict(artifact.read(path).manifest)
+        payload = path / "model.onnx"
+    else:
+        require_file(path)
+        facts, payload = {}, path
+    if payload.exists():
+        graph_facts = worker.call(graph.inspect, payload, limits=_limits(None, 600, None))
+        facts = {**facts, "graph": graph_facts} if facts else graph_facts
+    if format == "json":
+        _print_json(facts)
+    else:
+        _print_tree(facts)
+
+
+@app.command()
+def targets(format: Format = "text", debug: Debug = False) -> None:
+    """List the targets and what can be built for them here."""
+    _set_up(format, debug)
+    from .compiler import doctor as examiner
+    from .compiler.target import find_target, target_names
+
+    facts = {name: examiner.describe(find_target(name)) for name in target_names()}
+    if format == "json":
+        _print_json({"targets": facts})
+        return
+    for name, one in facts.items():
+        print(f"{name:16} {' '.join(one['buildable']) or '-':16} {one['description']}")
+
+
+@app.command()
+def doctor(format: Format = "text", debug: Debug = False) -> None:
+    """Show what is installed, what this machine has, and what it can build and run."""
+    _set_up(format, debug)
+    from .compiler import doctor as examiner
+
+    facts = examiner.examine()
+    if format == "json":
+        _print_json(facts)
+        return
+    for name, version in facts["versions"].items():
+        print(f"{name:18} {version or '-'}")
+    machine = facts["host"]
+    print(f"cpu                {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {' '.join(machine['cpu_flags'])}")
+    print(f"gpu                {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
+    for name, one in facts["targets"].items():
+        print(f"{name:18} builds {' '.join(one['buildable']) or 'nothing'}; {'runs here' if one['runnable'] else 'runs nowhere'}")
+        for precision, reason in one["why_not"].items():
+            print(f"{'':18} not {precision}: {reason}")
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Versions of planc and of all that touches a model.")] = False) -> None:
+    """Handle what belongs to no verb."""
+    if version:
+        from .compiler.doctor import versions
+
+        for name, number in versions().items():
+            if number:
+                print(f"{name} {number}")
+        raise typer.Exit
+
+
+class _Progress:
+    """Tells on stderr which stage runs: a spinner on a terminal, plain lines elsewhere."""
+
+    def __enter__(self) -> "Emit":
+        self._status = None
+        if sys.stderr.isatty() and not logging.getLogger("planc").isEnabledFor(logging.DEBUG):
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+            self._status.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def _tell(self, kind: str, value: Any) -> None:
+        if kind not in ("stage", "note"):
+            return
+        if self._status and kind == "stage":
+            self._status.update(str(value))
+        else:
+            print(f"planc: {value}", file=sys.stderr, flush=True)
+
+
+def _set_up(format: str, debug: bool) -> None:
+    if format not in ("text", "json"):
+        raise UsageError(f"--format {format!r} is unknown", hint="Write --format text or --format json")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if debug:
+        logging.getLogger("planc").setLevel(logging.DEBUG)
+
+
+def _limits(source: "Source | None", seconds: float, memory: str | None) -> "Limits":
+    from .compiler import recipe
+
+    return recipe.limits(source, seconds, memory)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps({"schema_version": 1, **document}, indent=2))
+
+
+def _print_tree(facts: Any, indent: str = "") -> None:
+    for key, value in facts.items():
+        if isinstance(value, dict) and value:
+            print(f"{indent}{key}:")
+            _print_tree(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{indent}{key}:")
+            for entry in value:
+                print(f"{indent}  " + ", ".join(f"{name} {one}" for name, one in entry.items()))
+        else:
+            print(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _verification_lines(result: dict[str, Any]) -> list[str]:
+    if result["passed"] is None:
+        return [f"not verified: {result['reason']}"]
+    lines = [f"verified against {result['reference']}" if result["passed"] else f"differs from {result['reference']}"]
+    for label, outputs in result["points"].items():
+        for name, metrics in outputs.items():
+            figures = ", ".join(f"{key} {_figure(value)}" for key, value in metrics.items())
+            lines.append(f"  {label:6} {name}: {figures}")
+    return lines
+
+
+def _figure(value: Any) -> str:
+    return "inf" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _effective(counts: dict[str, Any]) -> str:
+    parts = []
+    for kind, numbers in counts.items():
+        shown = ", ".join(f"{name} {_size(number) if 'bytes' in kind else number}" for name, number in numbers.items())
+        parts.append(f"{kind.removesuffix('_bytes')} {shown}")
+    return "; ".join(parts)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"
+
+
+def _write_depfile(depfile: Path, output: Path, sources: list[str]) -> None:
+    from .compiler.files import write_depfile
+
+    write_depfile(depfile, output, [Path(source) for source in sources])
+
+
+def _fail(code: int, what: str, hint: str = "") -> NoReturn:
+    """Prints the one line (and the JSON document where it was asked for) and exits."""
+    line = f"{what}. {hint}" if hint else what
+    print(f"planc: {line}", file=sys.stderr)
+    words = sys.argv[1:]
+    if "--format=json" in words or ("--format" in words and words[words.index("--format") + 1 :][:1] == ["json"]):
+        print(json.dumps({"schema_version": 1, "error": {"exit_code": code, "what": what, "hint": hint}}, indent=2))
+    sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def _crash(error: BaseException) -> NoReturn:
+    """Writes a crash report and says where it is."""
+    import platform
+    import tempfile
+
+    from .compiler.doctor import versions
+
+    report = "\n".join(
+        [f"planc {shlex.join(sys.argv[1:])}", platform.platform(), json.dumps(versions()), "", "".join(traceback.format_exception(error))]
+    )
+    with tempfile.NamedTemporaryFile("w", prefix="planc-crash-", suffix=".txt", delete=False) as file:
+        file.write(report)
+    _fail(70, f"a bug in planc: {one_line(f'{type(error).__name__}: {error}')}", f"Please report it with {file.name}")
+
+
+def main() -> None:
+    """Runs the command line and maps what it raises to an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except PlancError as error:
+        if debug:
+            traceback.print_exc()
+        hint = error.hint
+        if isinstance(error, BuildFailed) and not hint and not debug:
+            hint = f"Repeat with its output: planc {shlex.join(sys.argv[1:])} --debug"
+        _fail(error.exit_code, error.what, hint)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(130, "interrupted: nothing was written")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own usage errors; it vendors click, so they have no public name
+            _fail(2, one_line(error.format_message()), f"See {' '.join(['planc', *_verb()])} --help")
+        if debug:
+            traceback.print_exc()
+        _crash(error)
+    raise SystemExit(code or 0)
+
+
+def _verb() -> list[str]:
+    return [word for word in sys.argv[1:2] if not word.startswith("-")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, `report.json`. `load(path)` gives a session."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import files, host, plugins
+from .errors import IOFailed, Unavailable, UsageError, did_you_mean
+from .shapes import TensorSpec
+from .worker import Emit
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+REPORT = "report.json"
+
+Runner = Callable[["Sequence[np.ndarray]"], "Sequence[np.ndarray]"]
+"""What a backend's `load` returns: arrays in the order of the inputs -> arrays in the order of the outputs."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A built model on disk.
+
+    Attributes:
+        path: its folder.
+        manifest: content of `manifest.json`.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of the inputs, in order."""
+        return _specs(self.manifest["inputs"])
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of the outputs, in order."""
+        return _specs(self.manifest["outputs"])
+
+    def damage(self) -> list[str]:
+        """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
+        lines = []
+        for name, facts in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                lines.append(f"{name} is missing")
+            elif file.stat().st_size != facts["bytes"] or files.digest(file) != facts["sha256"]:
+                lines.append(f"{name} is not the file that was built")
+        return lines
+
+
+@dataclass
+class Session:
+    """A loaded artifact: `session(x=array) -> {"y": array}`.
+
+    Attributes:
+        inputs: specs of the inputs, in order.
+        outputs: specs of the outputs, in order.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    _runner: Runner = field(repr=False)
+
+    def __call__(self, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
+        """Runs the model.
+
+        Args:
+            **arrays: one array per input, by name, of the dtype and shape that `inputs` states.
+
+        Raises:
+            UsageError: a name, dtype or shape does not fit.
+        """
+        ordered = check_arrays(self.inputs, arrays)
+        return {spec.name: array for spec, array in zip(self.outputs, self._runner(ordered), strict=True)}
+
+
+def read(path: str | Path) -> Artifact:
+    """Reads the manifest of the artifact at `path`.
+
+    Raises:
+        UsageError: there is none, or it is not one that this version reads.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise UsageError(f"no such artifact: {folder}", hint="planc compile MODEL -t TARGET -p PRECISION -o DIR makes one")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is not an artifact: no readable {MANIFEST}", hint="Give the folder that planc compile wrote") from error
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(f"{folder}/{MANIFEST} has another schema version than {SCHEMA_VERSION}", hint="Build it again with this planc")
+    return Artifact(folder, manifest)
+
+
+def load(path: str | Path) -> Session:
+    """Loads an artifact for running, with the session settings that it was verified with. Needs no torch.
+
+    Args:
+        path: folder that `planc compile` wrote.
+
+    Raises:
+        UsageError: it is no artifact.
+        IOFailed: a payload file is missing or cut short.
+        Unavailable: this machine cannot run it.
+    """
+    return session(read(path))
+
+
+def session(artifact: Artifact) -> Session:
+    """Returns a session of an artifact that is already read; see `load`."""
+    manifest = artifact.manifest
+    for name, facts in manifest["files"].items():
+        file = artifact.path / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            raise IOFailed(f"{file} is missing or cut short", hint="Build the artifact again")
+    needed = manifest["requires"].get("vector_width")
+    if needed and needed != host.vector_width():
+        raise Unavailable(
+            f"{artifact.path} has {needed} layouts and this CPU has {host.vector_width()}",
+            hint="Compile it on such a CPU, or with -O portable=true for every CPU",
+        )
+    backend = plugins.load("backends", manifest["backend"])
+    return Session(artifact.inputs, artifact.outputs, backend.load(artifact.path, manifest["session"]))
+
+
+def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[dict[str, Any]]:
+    """Runs an artifact on the arrays of an .npz and describes its outputs; writes them to `out` (in a worker).
+
+    Raises:
+        UsageError: the arrays do not fit the inputs.
+        PlancError: the artifact cannot be loaded here.
+    """
+    emit("stage", "run")
+    arrays = files.load_arrays(inputs)
+    results = load(path)(**arrays)
+    if out is not None:
+        with files.staging(out) as folder:
+            files.save_arrays(folder / out.name, results)
+            files.publish(folder / out.name, out)
+    return [
+        {"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "first": array.reshape(-1)[:6].tolist()}
+        for name, array in results.items()
+    ]
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Adds `files` (SHA-256 and bytes of all that lies in `folder`) to the manifest and writes it; returns it."""
+    names = sorted(file.name for file in folder.iterdir() if file.name not in (MANIFEST, REPORT))
+    facts = {name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+    whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": facts}
+    (folder / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    return whole
+
+
+def require_replaceable(final: Path) -> None:
+    """Checks, before any work, that `final` is free or holds an artifact of planc.
+
+    Raises:
+        UsageError: it holds something that planc did not make.
+    """
+    if final.is_symlink() or (final.exists() and not (final / MANIFEST).is_file() and not _is_empty(final)):
+        raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
+
+
+def same_content(old: Path, new: Mapping[str, Any]) -> bool:
+    """Whether the artifact at `old` is whole and equals the manifest `new`, measured figures apart."""
+    try:
+        artifact = read(old)
+    except UsageError:
+        return False
+    return _content(artifact.manifest) == _content(new) and not artifact.damage()
+
+
+def check_arrays(specs: Sequence[TensorSpec], arrays: "Mapping[str, np.ndarray]") -> "list[np.ndarray]":
+    """Returns the arrays in the order of `specs`.
+
+    Raises:
+        UsageError: a name, dtype or shape does not fit.
+    """
+    if len(arrays) != len(specs) or any(spec.name not in arrays for spec in specs):
+        raise _wrong_names(specs, arrays)
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = arrays[spec.name]
+        fits = str(array.dtype) == spec.dtype and len(array.shape) == len(spec.shape)
+        if not fits or not all(_fits(want, have, sizes) for want, have in zip(spec.shape, array.shape, strict=True)):
+            got = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+            known = ", ".join(f"{name}={size}" for name, size in sizes.items() if name in spec.symbols)
+            raise UsageError(f"input {spec.name!r} is {got}", hint=f"Give {spec}{f' with {known}' if known else ''}")
+    return [arrays[spec.name] for spec in specs]
+
+
+def _fits(want: int | str, have: int, sizes: dict[str, int]) -> bool:
+    return sizes.setdefault(want, have) == have if isinstance(want, str) else want == have
+
+
+def _wrong_names(specs: Sequence[TensorSpec], arrays: Mapping[str, object]) -> UsageError:
+    names = [spec.name for spec in specs]
+    extra = sorted(set(arrays) - set(names))
+    if extra:
+        return UsageError(f"there is no input {extra[0]!r}", hint=did_you_mean(extra[0], names))
+    missing = next(spec for spec in specs if spec.name not in arrays)
+    return UsageError(f"input {missing.name!r} is missing", hint=f"Give {missing}")
+
+
+def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries)
+
+
+def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in manifest.items() if key != "verification"}
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None

@@ -1,0 +1,48 @@
+"""The optimized ONNX itself, executed nowhere: for dry runs and tests of the pipeline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifact import Runner
+from ..errors import Unavailable
+from ..target import Precision, Target
+from . import Built
+
+VERIFIABLE = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """The null backend has no options."""
+
+
+def why_not(_target: Target, precision: Precision) -> str | None:
+    """Returns why this backend cannot do the precision; None where it can."""
+    return None if precision is Precision.FP32 else "the null backend changes nothing: it writes fp32 only"
+
+
+def fingerprint() -> dict[str, str]:
+    """Versions of the tools that touch the payload."""
+    return {}
+
+
+def build(model: Path, _precision: Precision, _options: Options, folder: Path) -> Built:
+    """Copies the graph into `folder` as `model.onnx`."""
+    import onnx_ir as ir
+
+    from ..graph import precision_counts
+
+    graph = ir.load(model)
+    ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
+    return Built(session={}, effective_precision=precision_counts(graph))
+
+
+def load(folder: Path, _session: Mapping[str, Any]) -> Runner:
+    """Refuses: nothing runs a null artifact.
+
+    Raises:
+        Unavailable: always.
+    """
+    raise Unavailable(f"{folder} was built for the null target, which runs nowhere", hint="Build it with -t onnxruntime-cpu or -t openvino-cpu")

@@ -1,0 +1,115 @@
+"""ONNX Runtime on the CPU: the graph is optimized once, at build time, and loads with optimization off."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import host
+from ..artifact import Runner
+from ..errors import BuildFailed
+from ..target import Precision, Target
+from . import Built
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERIFIABLE = True
+PAYLOAD = "model.onnx"
+_BLOCKED_LAYOUT = "com.microsoft.nchwc"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of onnxruntime-cpu.
+
+    Attributes:
+        threads: threads of one operator; 0 takes all cores of the machine that runs it.
+        portable: leaves out the blocked layouts, which are faster but run only on CPUs of the same vector width.
+    """
+
+    threads: int = 0
+    portable: bool = False
+
+
+def why_not(_target: Target, precision: Precision) -> str | None:
+    """Returns why this backend cannot do the precision here; None where it can."""
+    if precision is not Precision.FP32:
+        return f"onnxruntime-cpu runs fp32 only, not {precision}"
+    return None if host.version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
+
+
+def fingerprint() -> dict[str, str]:
+    """Versions of the tools that touch the payload."""
+    return {"onnxruntime": host.version("onnxruntime") or ""}
+
+
+def build(model: Path, _precision: Precision, options: Options, folder: Path) -> Built:
+    """Lets ONNX Runtime optimize `model` for this CPU and writes the result into `folder`.
+
+    Raises:
+        BuildFailed: ONNX Runtime refuses the graph.
+    """
+    import onnx_ir as ir
+
+    from ..graph import precision_counts
+
+    ort = _runtime()
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.optimized_model_filepath = str(folder / PAYLOAD)
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{PAYLOAD}.data")
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    left_out = ["NchwcTransformer"] if options.portable else []
+    try:
+        ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+    except Exception as error:
+        raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
+    graph = ir.load(folder / PAYLOAD)
+    blocked = any(node.domain == _BLOCKED_LAYOUT for node in graph.graph.all_nodes())
+    return Built(
+        session={"graph_optimization_level": "disable_all", "intra_op_num_threads": options.threads},
+        effective_precision=precision_counts(graph),
+        requires={"vector_width": host.vector_width()} if blocked else {},
+    )
+
+
+def load(folder: Path, session: Mapping[str, Any]) -> Runner:
+    """Loads the payload as it was verified.
+
+    Raises:
+        BuildFailed: ONNX Runtime cannot load it.
+    """
+    ort = _runtime()
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.intra_op_num_threads = session["intra_op_num_threads"]
+    try:
+        loaded = ort.InferenceSession(str(folder / PAYLOAD), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BuildFailed(f"ONNX Runtime cannot load {folder / PAYLOAD}: {error}") from error
+    names = [value.name for value in loaded.get_inputs()]
+    return lambda arrays: loaded.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[no-any-return]
+
+
+def reference_runner(path: Path) -> "Any":
+    """Returns a function from inputs by name to outputs by name that runs the graph as it is, unoptimised."""
+    ort = _runtime()
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    loaded = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    names = [value.name for value in loaded.get_outputs()]
+
+    def run(inputs: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
+        return dict(zip(names, loaded.run(None, dict(inputs)), strict=True))
+
+    return run
+
+
+def _runtime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 writes files into the user's cache on import without it
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime

@@ -1,0 +1,132 @@
+"""OpenVINO IR on the CPU plugin. The execution precision is pinned: on a CPU with AMX it runs bf16 unasked."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import host
+from ..artifact import Runner
+from ..errors import BuildFailed
+from ..target import Precision, Target
+from . import Built
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERIFIABLE = True
+PAYLOAD = "model.xml"
+_EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16"}
+_LOW = {"f16", "bf16", "i8", "u8"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of openvino-cpu.
+
+    Attributes:
+        threads: threads of one inference; 0 takes all cores of the machine that runs it.
+        hint: "latency" or "throughput": what the plugin arranges its streams for.
+    """
+
+    threads: int = 0
+    hint: str = "latency"
+
+
+def why_not(_target: Target, precision: Precision) -> str | None:
+    """Returns why this backend cannot do the precision here; None where it can."""
+    if not host.version("openvino"):
+        return "openvino is not installed: pip install 'planc[openvino]'"
+    if precision not in _EXECUTION:
+        return f"openvino-cpu does not build {precision} yet"
+    if precision is Precision.BF16 and not host.has_bf16():
+        return f"this CPU ({host.cpu_name()}) has no bfloat16 instructions (amx_bf16 or avx512_bf16), and OpenVINO would run f32 silently"
+    return None
+
+
+def fingerprint() -> dict[str, str]:
+    """Versions of the tools that touch the payload."""
+    return {"openvino": host.version("openvino") or ""}
+
+
+def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
+    """Converts `model` to IR in `folder`; fp16 stores the weights as f16 and runs f32.
+
+    Raises:
+        BuildFailed: OpenVINO refuses the graph, or does not run it in the requested precision.
+    """
+    import openvino as ov
+
+    try:
+        graph = ov.Core().read_model(str(model))
+        ov.save_model(graph, str(folder / PAYLOAD), compress_to_fp16=precision is Precision.FP16)
+    except Exception as error:
+        raise BuildFailed(f"OpenVINO refuses the graph: {error}") from error
+    session = {
+        "inference_precision_hint": _EXECUTION[precision],
+        "performance_hint": options.hint.upper(),
+        "inference_num_threads": options.threads,
+    }
+    effective = _effective(folder, session)
+    _prove(precision, effective)
+    return Built(session=session, effective_precision=effective)
+
+
+def load(folder: Path, session: Mapping[str, Any]) -> Runner:
+    """Loads the payload with the settings that it was verified with.
+
+    Raises:
+        BuildFailed: OpenVINO cannot load it.
+    """
+    request = _compile(folder, session).create_infer_request()
+
+    def run(arrays: "Sequence[np.ndarray]") -> "Sequence[np.ndarray]":
+        results = request.infer(dict(enumerate(arrays)), share_inputs=True, share_outputs=False)
+        return list(results.values())
+
+    return run
+
+
+def _compile(folder: Path, session: Mapping[str, Any]) -> Any:
+    import openvino as ov
+
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": session["inference_precision_hint"],
+        "PERFORMANCE_HINT": session["performance_hint"],
+    }
+    if session["inference_num_threads"]:
+        settings["INFERENCE_NUM_THREADS"] = session["inference_num_threads"]
+    try:
+        return ov.Core().compile_model(str(folder / PAYLOAD), "CPU", settings)
+    except Exception as error:
+        raise BuildFailed(f"OpenVINO cannot load {folder / PAYLOAD}: {error}") from error
+
+
+def _effective(folder: Path, session: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts executed layers by precision, from the compiled model, and stored weights by element type."""
+    import openvino as ov
+
+    compiled = _compile(folder, session)
+    layers: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        kind, precision = str(facts["layerType"].value), str(facts["runtimePrecision"].value)
+        if kind not in ("Const", "Input", "Output"):
+            layers[precision] += 1
+    weights: Counter[str] = Counter()
+    for node in ov.Core().read_model(str(folder / PAYLOAD)).get_ops():
+        if node.get_type_name() == "Constant":
+            weights[node.get_element_type().get_type_name()] += node.get_byte_size()
+    return {"layers": dict(sorted(layers.items())), "weights_bytes": dict(sorted(weights.items()))}
+
+
+def _prove(precision: Precision, effective: Mapping[str, Any]) -> None:
+    """Fails where the requested precision had no effect, or a lower one was used unasked."""
+    layers, weights = effective["layers"], effective["weights_bytes"]
+    if precision in (Precision.FP32, Precision.FP16) and (low := _LOW & set(layers) & {"f16", "bf16"}):
+        raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} although f32 was asked for: {layers}")
+    if precision is Precision.BF16 and not layers.get("bf16"):
+        raise BuildFailed(f"OpenVINO runs no layer in bf16: {layers}")
+    if precision is Precision.FP16 and not weights.get("f16") and weights.get("f32", 0) > 1 << 10:
+        raise BuildFailed(f"OpenVINO stores no weight in f16: {weights}")

@@ -1,0 +1,83 @@
+"""One class per exit code; each error is one line that says what, where, and the next thing to type."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PlancError(Exception):
+    """An error that a user can cause.
+
+    Attributes:
+        what: what happened and where, as one line.
+        hint: the next thing to type; may be empty.
+        exit_code: exit code of the process.
+    """
+
+    exit_code = 70
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = one_line(what)
+        self.hint = one_line(hint)
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.hint}" if self.hint else self.what
+
+
+class GateFailed(PlancError):
+    """A gate said no: accuracy, latency, mismatch with the reference."""
+
+    exit_code = 1
+
+
+class UsageError(PlancError):
+    """Bad usage, bad configuration or a bad model."""
+
+    exit_code = 2
+
+
+class Unavailable(PlancError):
+    """The target or a dependency is not available on this machine."""
+
+    exit_code = 3
+
+
+class BuildFailed(PlancError):
+    """Export, a pass, calibration or a backend failed."""
+
+    exit_code = 4
+
+
+class IOFailed(PlancError):
+    """Disk full, no permission, broken store."""
+
+    exit_code = 5
+
+
+EXIT_CODES = {
+    0: "done, and the output exists",
+    1: "a gate said no: accuracy, latency, mismatch",
+    2: "bad usage, configuration or model",
+    3: "target or dependency not available on this machine",
+    4: "build failed: export, pass, backend",
+    5: "input/output: disk full, no permission",
+    70: "a bug in planc: a crash report is written",
+    130: "interrupted",
+}
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """Returns `text` on one line, cut in the middle where it is longer than `limit` characters."""
+    line = " ".join(text.split())
+    if len(line) <= limit:
+        return line
+    return f"{line[: limit // 2]} ... {line[-limit // 2 :]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns "did you mean X?" for the nearest known word, else the list of the known ones."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(words)}" if words else ""

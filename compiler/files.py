@@ -1,0 +1,185 @@
+"""Files that are whole or not there: staging folders, digests, reproducible archives."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import IOFailed, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MARK = ".planc-"
+_SPARE_BYTES = 16 << 20
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """Makes a temporary folder beside `final` for the time of the block, and removes it afterwards.
+
+    The place is tested before any work: it must be writable, with some free space. Folders left by killed runs
+    for the same name are removed.
+
+    Raises:
+        IOFailed: the place cannot be written to, or the disk is full; also for such errors raised in the block.
+    """
+    made = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
+    folder = final.parent / f".{final.name}{_MARK}{os.getpid()}"
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final)
+        folder.mkdir()
+        probe(folder)
+        yield folder
+    except OSError as error:
+        raise io_failure(error, final.parent) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in made:
+            try:
+                empty.rmdir()
+            except OSError:
+                break
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Gives the staged file or folder its final name, in place of an older one.
+
+    A file is replaced in one step. A folder is moved aside first: between two renames the name holds nothing.
+    """
+    if staged.is_dir() and final.is_dir():
+        aside = staged.parent / "replaced"
+        final.rename(aside)
+        try:
+            staged.rename(final)
+        except OSError:
+            aside.rename(final)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        staged.replace(final)
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, "np.ndarray"]) -> None:
+    """Writes an .npz whose bytes depend on the arrays only (NumPy's own stamps every member 1980-01-01)."""
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(file, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
+
+
+def load_arrays(path: Path) -> "dict[str, np.ndarray]":
+    """Reads an .npz; pickled objects are refused.
+
+    Raises:
+        UsageError: there is no such file, or it is no .npz of plain arrays.
+    """
+    import zipfile
+
+    import numpy as np
+
+    require_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise UsageError(f"{path} holds one array without a name", hint="Write it with numpy.savez(path, NAME=array)")
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+        raise UsageError(f"{path} is not an .npz of plain arrays: {error}", hint="Write it with numpy.savez(path, NAME=array)") from error
+
+
+def write_depfile(path: Path, output: Path, sources: Sequence[Path]) -> None:
+    """Writes a Make depfile: `output` depends on `sources`; each source has an empty rule, so that it may vanish.
+
+    Raises:
+        IOFailed: the place cannot be written to.
+    """
+
+    def escape(name: Path) -> str:
+        return str(name).replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
+
+    lines = [f"{escape(output)}: {' '.join(map(escape, sources))}", *(f"{escape(source)}:" for source in sources)]
+    with staging(path) as folder:
+        staged = folder / path.name
+        staged.write_text("\n".join(lines) + "\n")
+        publish(staged, path)
+
+
+def require_file(path: Path) -> None:
+    """Checks that `path` is a readable, regular file that is not empty.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not path.exists():
+        near = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        from .errors import did_you_mean
+
+        guess = did_you_mean(path.name, near)
+        raise UsageError(f"no such file: {path}", hint=guess if guess.startswith("Did") else "Check the path")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file", hint="Give the path of a file")
+    if path.stat().st_size == 0:
+        raise UsageError(f"{path} is empty", hint="Write it again: the program that made it may have been stopped")
+    if not os.access(path, os.R_OK):
+        raise IOFailed(f"no permission to read {path}", hint=f"chmod +r {path}")
+
+
+def io_failure(error: OSError, place: Path) -> IOFailed:
+    """Turns the system's error into one line about `place`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_existing(place)).free
+        return IOFailed(f"no space left in {place} ({free / 2**20:.0f} MiB free)", hint="Free some space or give another -o")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return IOFailed(f"cannot write to {place}: {error.strerror}", hint="Give another -o or change its permissions")
+    return IOFailed(f"{error.strerror or error}: {error.filename or place}", hint="Check the output place")
+
+
+def is_full(place: Path) -> bool:
+    """Whether the disk of `place` has no space left, for libraries that do not say so."""
+    return shutil.disk_usage(_existing(place)).free < 1 << 16
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+
+
+def probe(folder: Path) -> None:
+    """Checks that `folder` takes a file and has space left.
+
+    Raises:
+        OSError: it does not.
+    """
+    probe = folder / "probe"
+    probe.write_bytes(bytes(4096))
+    probe.unlink()
+    if shutil.disk_usage(folder).free < _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _sweep(final: Path) -> None:
+    for left in final.parent.glob(f".{final.name}{_MARK}*"):
+        owner = left.name.rpartition("-")[2]
+        if not owner.isdigit() or not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

@@ -1,0 +1,96 @@
+"""Golden data: inputs at each proven point with the reference's outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import files
+from .errors import UsageError
+from .shapes import Point, TensorSpec
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs and the reference's outputs at one point.
+
+    Attributes:
+        label: the point's label, such as "opt".
+        inputs: arrays by input name.
+        outputs: arrays by output name.
+    """
+
+    label: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in (*self.inputs.values(), *self.outputs.values()))
+
+
+def draw(specs: Sequence[TensorSpec], point: Point) -> dict[str, np.ndarray]:
+    """Draws one array per spec at the sizes of `point`, the same at every call.
+
+    Floats are standard normal and integers 0 or 1 (an index that every embedding has), unless the spec has bounds.
+    """
+    rng = np.random.default_rng(SEED)
+    return {spec.name: _draw_one(rng, spec, spec.at(point.sizes)) for spec in specs}
+
+
+def check(golden: Golden) -> None:
+    """Checks that the reference gave numbers.
+
+    Raises:
+        UsageError: an output holds NaN.
+    """
+    for name, array in golden.outputs.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            share = float(np.isnan(array).mean())
+            raise UsageError(
+                f"the model's own output {name!r} is NaN in {share:.1%} of its elements at {golden.label}",
+                hint="Mend the model, or give real inputs with --inputs FILE.npz",
+            )
+
+
+def save(path: Path, goldens: Sequence[Golden]) -> None:
+    """Writes goldens to an .npz with the keys LABEL/inputs/NAME and LABEL/outputs/NAME."""
+    arrays = {}
+    for golden in goldens:
+        arrays |= {f"{golden.label}/inputs/{name}": array for name, array in golden.inputs.items()}
+        arrays |= {f"{golden.label}/outputs/{name}": array for name, array in golden.outputs.items()}
+    files.save_arrays(path, arrays)
+
+
+def load(path: Path) -> list[Golden]:
+    """Reads what `save` wrote, "opt" first."""
+    sides: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+    for key, array in files.load_arrays(path).items():
+        label, side, name = key.split("/", 2)
+        sides.setdefault(label, ({}, {}))[side == "outputs"][name] = array
+    order = sorted(sides, key=lambda label: (label != "opt", label))
+    return [Golden(label, *sides[label]) for label in order]
+
+
+def within(goldens: Sequence[Golden], most_bytes: int) -> list[Golden]:
+    """Returns the goldens, in order, that fit into `most_bytes` together; always the first."""
+    kept, used = list(goldens[:1]), sum(golden.nbytes for golden in goldens[:1])
+    for golden in goldens[1:]:
+        if used + golden.nbytes <= most_bytes:
+            kept.append(golden)
+            used += golden.nbytes
+    return kept
+
+
+def _draw_one(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        if spec.low is not None and spec.high is not None:
+            return rng.uniform(spec.low, spec.high, shape).astype(dtype)
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+    low, high = (0, 1) if spec.low is None or spec.high is None else (int(spec.low), int(spec.high))
+    return rng.integers(low, high, shape, endpoint=True).astype(dtype)

@@ -1,0 +1,59 @@
+"""Facts of an ONNX graph: inputs, outputs, opset, operators, parameters, bytes, precision."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..passes import all_nodes, all_tensors
+from .worker import Emit
+
+
+def inspect(path: Path, *, emit: Emit) -> dict[str, Any]:
+    """`describe`, for a worker."""
+    emit("stage", "inspect")
+    return describe(path)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Returns the facts of the ONNX file at `path`; weights are not read.
+
+    Raises:
+        UsageError: it is not a valid ONNX model.
+    """
+    from .frontends._graph import input_specs, output_specs
+    from .frontends.onnx import read
+
+    model = read(path)
+    tensors = list(all_tensors(model))
+    return {
+        "inputs": [str(spec) for spec in input_specs(model)],
+        "outputs": [str(spec) for spec in output_specs(model)],
+        "opset": dict(sorted(model.opset_imports.items())),
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
+        "nodes": sum(1 for _ in all_nodes(model)),
+        "operators": operators(model),
+        "parameters": sum(tensor.size for tensor in tensors),
+        "weights_bytes": sum(tensor.nbytes for tensor in tensors),
+        "precision": precision_counts(model),
+    }
+
+
+def operators(model: ir.Model) -> dict[str, int]:
+    """Returns the number of nodes by operator, most frequent first."""
+    counts = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def precision_counts(model: ir.Model) -> dict[str, Any]:
+    """Counts stored weights by dtype, in bytes, and nodes by the dtype of their first output, where it is known."""
+    weights: Counter[str] = Counter()
+    for tensor in all_tensors(model):
+        weights[tensor.dtype.name.lower()] += tensor.nbytes
+    nodes: Counter[str] = Counter()
+    for node in all_nodes(model):
+        dtype = node.outputs[0].dtype if node.outputs else None
+        nodes[dtype.name.lower() if dtype is not None else "unknown"] += 1
+    return {"nodes": dict(sorted(nodes.items())), "weights_bytes": dict(sorted(weights.items()))}

@@ -1,0 +1,349 @@
+"""The whole compiler on one screen: a job's stages in order, each in a worker process.
+
+    export    MODEL      -> model.onnx      the reference runs at each point
+    optimize  model.onnx -> model.opt.onnx  graph passes
+    build     .opt.onnx  -> payload         the backend's compiler
+    verify    payload    -> golden.npz      payload against the reference
+
+User code runs in the first worker only; the second one never imports torch.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import artifact, files, host, plugins, recipe, worker
+from .artifact import Artifact
+from .errors import BuildFailed, GateFailed, PlancError, UsageError
+from .recipe import Job, Source
+from .worker import Emit, Limits
+
+if TYPE_CHECKING:
+    from .backends import Built
+    from .frontends import Exported
+
+MOST_GOLDEN_BYTES = 16 << 20
+MOST_EMBEDDED_BYTES = 1_800_000_000
+_NEAR_TIE = 0.97
+_PLANC = "planc"
+
+
+@dataclass
+class Work:
+    """A job on its way: what each stage leaves for the next.
+
+    Attributes:
+        job: what is asked for.
+        folder: for files between stages.
+        payload: the folder that becomes the artifact.
+        seconds: wall time by step.
+    """
+
+    job: Job
+    folder: Path
+    payload: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    exported: "Exported | None" = None
+    changed_by: list[str] = field(default_factory=list)
+    built: "Built | None" = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> "Exported":
+        """The exported model."""
+        assert self.exported is not None
+        return self.exported
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the compiler; `run` reads and completes a Work."""
+
+    name: str
+    ext: str
+    run: Callable[[Work, Emit], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a compile gave.
+
+    Attributes:
+        artifact: the artifact under its final name.
+        status: "built", "replaced" or "unchanged".
+        report: timings by stage, measured latencies and failed candidates.
+        sources: files that the result depends on.
+    """
+
+    artifact: Artifact
+    status: str
+    report: dict[str, Any]
+    sources: list[str]
+
+
+def stages() -> Iterator[Stage]:
+    """Yields the stages; their order is the order of the compilation."""
+    yield Stage("export", ".onnx", _export)
+    yield Stage("optimize", ".opt.onnx", _optimize)
+    yield Stage("build", "", _build)
+    yield Stage("verify", ".npz", _verify)
+
+
+def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None) -> Result:
+    """Compiles `job` to an artifact at `out`: whole and verified, or not there.
+
+    Raises:
+        GateFailed: the payload does not compute what the reference computes.
+        PlancError: any other class of the exit-code table.
+    """
+    start = time.perf_counter()
+    artifact.require_replaceable(out)
+    with files.staging(out) as folder:
+        work = Work(job, folder, folder)
+        work = worker.call(run_stages, work, ("export",), limits=limits, on_event=on_event)
+        works, failures = [], {}
+        for candidate in recipe.candidates(job):
+            begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
+            try:
+                works.append(worker.call(run_stages, begun, ("optimize", "build", "verify"), limits=limits, on_event=on_event))
+            except PlancError as error:
+                if not job.target.candidates:
+                    raise
+                failures[candidate.target.name] = error
+        if not works:
+            raise next(iter(failures.values()))
+        best, latencies = _fastest(works, limits, on_event)
+        sources = [str(path) for path in work.model.sources]
+        seconds = best.seconds | {"total": time.perf_counter() - start}
+        report = {
+            "schema_version": 1,
+            "seconds": {name: round(value, 3) for name, value in {**seconds, "own": _own(seconds, works)}.items()},
+            "latency": latencies,
+            "failed_candidates": {name: str(error) for name, error in failures.items()},
+        }
+        (best.payload / artifact.REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        status = "replaced" if out.exists() and any(out.iterdir()) else "built"
+        if status == "replaced" and not overwrite and artifact.same_content(out, best.manifest):
+            return Result(artifact.read(out), "unchanged", report, sources)
+        files.publish(best.payload, out)
+    return Result(artifact.read(out), status, report, sources)
+
+
+def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
+    """Runs the stages called `names`, in order (in a worker)."""
+    try:
+        for stage in stages():
+            if stage.name in names:
+                emit("stage", stage.name)
+                start = time.perf_counter()
+                stage.run(work, emit)
+                work.seconds[stage.name] = time.perf_counter() - start
+    except PlancError:
+        if files.is_full(work.folder):
+            files.probe(work.folder)  # the library did not say that the disk is full; this does
+        raise
+    return work
+
+
+def export_file(source: Source, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None) -> dict[str, Any]:
+    """Exports a model to one ONNX file that ONNX Runtime loads and that computes what the reference computes.
+
+    Weights are inside the file up to 1.8 GB, else beside it in a file named after their digest.
+
+    Returns:
+        `status`, the file's facts, and how it compares to the reference.
+
+    Raises:
+        PlancError: any class of the exit-code table.
+    """
+    if out.exists() and not overwrite and not _is_ours(out):
+        raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
+    with files.staging(out) as folder:
+        facts = worker.call(_export_one, source, folder, out.name, limits=limits, on_event=on_event)
+        staged = folder / out.name
+        if out.exists() and not overwrite and files.digest(out) == files.digest(staged):
+            return {"status": "unchanged", **facts}
+        status = "replaced" if out.exists() else "built"
+        for data in folder.glob(f"{out.name}.*.data"):
+            files.publish(data, out.parent / data.name)
+        files.publish(staged, out)
+    return {"status": status, **facts}
+
+
+def _export(work: Work, emit: Emit) -> None:
+    from . import golden
+
+    start = time.perf_counter()
+    frontend = plugins.load("frontends", work.job.source.frontend)
+    imports = time.perf_counter() - start
+    exported = frontend.export(work.job.source, work.folder, emit=emit)
+    golden.save(work.folder / "all.npz", exported.goldens)
+    work.exported = replace(exported, goldens=())
+    for name, seconds in exported.seconds.items():
+        work.seconds[f"export.{name}"] = seconds + (imports if name == "load" else 0)
+
+
+def _optimize(work: Work, _emit: Emit) -> None:
+    import onnx_ir as ir
+
+    from .. import passes
+
+    model = ir.load(work.model.path)
+    try:
+        work.changed_by = passes.run(model, work.job.target.family)
+    except Exception as error:
+        raise BuildFailed(f"graph passes: {error}: {error.__cause__ or ''}") from error
+    model.producer_name, model.producer_version = _PLANC, None
+    ir.save(model, work.folder / "model.opt.onnx", external_data="model.opt.onnx.data")
+
+
+def _build(work: Work, _emit: Emit) -> None:
+    backend = plugins.load("backends", work.job.target.backend)
+    options = recipe.backend_options(work.job)
+    work.payload.mkdir()
+    work.built = backend.build(work.folder / "model.opt.onnx", work.job.precision, options, work.payload)
+
+
+def _verify(work: Work, _emit: Emit) -> None:
+    from . import golden, verify
+
+    goldens = golden.load(work.folder / "all.npz")
+    kept = golden.within(goldens, MOST_GOLDEN_BYTES)
+    golden.save(work.payload / artifact.GOLDEN, kept)
+    manifest = _manifest(work, goldens)
+    backend = plugins.load("backends", work.job.target.backend)
+    if backend.VERIFIABLE:
+        made = artifact.write_manifest(work.payload, manifest)
+        result = verify.verify(
+            artifact.session(Artifact(work.payload, made)), goldens, verify.tolerance(work.job.precision, work.job.tolerance)
+        )
+        if not result["passed"]:
+            raise GateFailed(
+                f"{work.job.target.name} does not compute what {work.model.reference} computes: {'; '.join(result['failures'][:3])}",
+                hint="Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error",
+            )
+        manifest["verification"] = {"reference": work.model.reference, **result}
+    else:
+        manifest["verification"] = {"passed": None, "reason": f"the {work.job.target.name} target executes nothing"}
+    manifest["verification"]["golden_points"] = [one.label for one in kept]
+    work.manifest = artifact.write_manifest(work.payload, manifest)
+
+
+def _manifest(work: Work, goldens: "list[Any]") -> dict[str, Any]:
+    job, model = work.job, work.model
+    assert work.built
+    backend = plugins.load("backends", job.target.backend)
+    ranks = {name: array.ndim for name, array in goldens[0].outputs.items()}
+    dtypes = {name: str(array.dtype) for name, array in goldens[0].outputs.items()}
+    outputs = [
+        {"name": spec.name, "dtype": dtypes[spec.name], "shape": list(spec.shape) if len(spec.shape) == ranks[spec.name] else _unknown(spec.name, ranks[spec.name])}
+        for spec in model.outputs
+    ]  # fmt: skip
+    return {
+        "planc": host.version(_PLANC),
+        "job": {
+            "id": job.id,
+            "model": Path(job.source.text).name,
+            "target": job.target.name,
+            "precision": str(job.precision),
+            "options": vars(recipe.backend_options(job)),
+            "dims": {dim.name: {"min": dim.min, "opt": dim.opt, "max": dim.max, "sizes": list(dim.sizes)} for dim in model.dims},
+        },
+        "backend": job.target.backend,
+        "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.inputs],
+        "outputs": outputs,
+        "sources": [{"name": path.name, "sha256": files.digest(path)} for path in model.sources],
+        "passes": work.changed_by,
+        "requested_precision": str(job.precision),
+        "effective_precision": dict(work.built.effective_precision),
+        "session": dict(work.built.session),
+        "requires": dict(work.built.requires),
+        "host": {"cpu": host.cpu_name(), "cpu_flags": sorted(host.cpu_flags())},
+        "versions": {**model.versions, "onnx-ir": host.version("onnx-ir"), "onnxscript": host.version("onnxscript"), **backend.fingerprint()},
+    }
+
+
+def _unknown(name: str, rank: int) -> list[str]:
+    return [f"{name}_{axis}" for axis in range(rank)]
+
+
+def _fastest(works: list[Work], limits: Limits, on_event: Emit | None) -> tuple[Work, dict[str, Any]]:
+    """Measures the candidates interleaved at the point "opt"; the first one wins a near tie."""
+    if len(works) == 1:
+        return works[0], {}
+    folders = {work.job.target.name: work.payload for work in works}
+    latencies = worker.call(_measure, folders, limits=limits, on_event=on_event)
+    best = works[0]
+    for work in works[1:]:
+        if latencies[work.job.target.name]["latency_p50_ms"] < _NEAR_TIE * latencies[best.job.target.name]["latency_p50_ms"]:
+            best = work
+    return best, latencies
+
+
+def _measure(folders: dict[str, Path], *, emit: Emit) -> dict[str, dict[str, float]]:
+    from . import bench, golden
+
+    emit("stage", "measure")
+    runs = {}
+    for name, folder in folders.items():
+        session, inputs = artifact.load(folder), golden.load(folder / artifact.GOLDEN)[0].inputs
+        runs[name] = lambda session=session, inputs=inputs: session(**inputs)
+    return {name: bench.summary(latencies) for name, latencies in bench.interleaved(runs).items()}
+
+
+def _own(seconds: dict[str, float], works: list[Work]) -> float:
+    """Seconds that planc itself added to loading, export, reference, backend builds and verification."""
+    theirs = sum(value for name, value in seconds.items() if name.startswith("export."))
+    theirs += sum(work.seconds["build"] + work.seconds["verify"] for work in works)
+    return seconds["total"] - theirs
+
+
+def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[str, Any]:
+    """Exports into `folder`, writes the file called `name` there and holds it against the reference (in a worker)."""
+    import onnx_ir as ir
+
+    from . import graph
+
+    between = folder / "export"
+    between.mkdir()
+    exported = plugins.load("frontends", source.frontend).export(source, between, emit=emit)
+    model = ir.load(exported.path)
+    model.producer_name, model.producer_version = _PLANC, None
+    written, data = folder / name, Path(f"{exported.path}.data")
+    if data.exists() and data.stat().st_size > MOST_EMBEDDED_BYTES:
+        ir.save(model, written, external_data=f"{name}.{files.digest(data)[:12]}.data")
+    else:
+        ir.save(ir.external_data.load_to_model(model), written)
+    emit("stage", "verify")
+    _hold_against_reference(written, exported)
+    return {
+        "facts": graph.describe(written),
+        "reference": exported.reference,
+        "sources": [str(path) for path in exported.sources],
+        "seconds": {step: round(seconds, 3) for step, seconds in exported.seconds.items()},
+    }
+
+
+def _hold_against_reference(path: Path, exported: "Exported") -> None:
+    from . import verify
+    from .backends.onnxruntime import reference_runner
+    from .target import Precision
+
+    try:
+        run = reference_runner(path)
+    except Exception as error:
+        raise BuildFailed(f"ONNX Runtime cannot load what was exported: {error}") from error
+    result = verify.verify(lambda **inputs: run(inputs), exported.goldens, verify.tolerance(Precision.FP32))
+    if not result["passed"]:
+        raise GateFailed(f"the exported graph does not compute what {exported.reference} computes: {'; '.join(result['failures'][:3])}")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an ONNX file names planc as its producer, in its first bytes."""
+    with suppress(OSError), path.open("rb") as file:
+        return b"\x12\x05planc" in file.read(64)
+    return False

@@ -1,0 +1,245 @@
+"""From what a user typed to a Job: everything is checked here, before any work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import host, shapes
+from .errors import Unavailable, UsageError, did_you_mean
+from .shapes import Dim, TensorSpec
+from .target import Precision, Target, find_precision, find_target
+from .worker import Limits
+
+_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        text: `file.py:callable`, `pkg.mod:callable`, or the path of a .onnx, .pt2 or .pt file.
+        inputs: specs of the inputs; empty where the model tells them itself.
+        dims: sizes of the named dimensions.
+        weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
+        data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
+        trust_pickle: whether files may run code when they are read.
+    """
+
+    text: str
+    inputs: tuple[TensorSpec, ...] = ()
+    dims: tuple[Dim, ...] = ()
+    weights: Path | None = None
+    data: Path | None = None
+    trust_pickle: bool = False
+
+    @property
+    def frontend(self) -> str:
+        """Name of the file in `frontends/` that reads it."""
+        return "onnx" if self.text.endswith(".onnx") else "torch"
+
+    @property
+    def name(self) -> str:
+        """Short name: the callable's, or the file's stem."""
+        path, colon, function = self.text.rpartition(":")
+        return function if colon and path else Path(self.text).stem
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model for one target in one precision.
+
+    Attributes:
+        source: the model.
+        target: where it will run.
+        precision: what the user asks for.
+        options: options of the target's backend, as (name, text); checked by `backend_options`.
+        tolerance: bounds that replace the defaults of `verify.TOLERANCES`, by name.
+    """
+
+    source: Source
+    target: Target
+    precision: Precision
+    options: tuple[tuple[str, str], ...] = ()
+    tolerance: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Such as `resnet50-openvino-cpu-fp32`."""
+        return f"{self.source.name}-{self.target.name}-{self.precision}"
+
+
+def source(
+    model: str,
+    *,
+    inputs: Sequence[str] = (),
+    dims: Sequence[str] = (),
+    weights: Path | None = None,
+    data: Path | None = None,
+    trust_pickle: bool = False,
+) -> Source:
+    """Checks the words that name a model and its shapes.
+
+    Raises:
+        UsageError: the form is unknown, a file is missing, a shape does not parse or a dimension has no sizes.
+    """
+    from .files import require_file
+
+    parsed = tuple(shapes.parse_input(text) for text in inputs)
+    sizes = tuple(shapes.parse_dim(text) for text in dims)
+    if parsed:
+        shapes.check_dims(parsed, sizes)
+    path, colon, function = model.rpartition(":")
+    if model.endswith((".onnx", ".pt2", ".pt", ".pth")):
+        require_file(Path(model))
+    elif colon and path.endswith(".py"):
+        require_file(Path(path))
+    elif not colon or not path or not all(part.isidentifier() for part in (*path.split("."), function)):
+        raise UsageError(
+            f"cannot tell what kind of model {model!r} is",
+            hint="Give file.py:callable, pkg.mod:callable, model.onnx or model.pt2",
+        )
+    if model.endswith((".pt", ".pth")) and not trust_pickle:
+        raise UsageError(
+            f"{model} is a pickle: reading it runs code from it",
+            hint="Export it with torch.export to a .pt2, or add --trust-pickle if you trust its author",
+        )
+    for file in (weights, data):
+        if file is not None:
+            require_file(file)
+    return Source(model, parsed, sizes, weights, data, trust_pickle)
+
+
+def job(
+    model: Source,
+    target: str,
+    precision: str,
+    *,
+    options: Sequence[str] = (),
+    tolerance: Sequence[str] = (),
+) -> Job:
+    """Checks target, precision, backend options and tolerances, and puts them together.
+
+    Raises:
+        UsageError: an unknown name or a value that does not parse.
+        Unavailable: the target cannot do the precision, or not on this machine.
+    """
+    pairs = tuple(_pair("-O", text) for text in options)
+    made = Job(model, find_target(target), find_precision(precision), pairs, tolerances(tolerance))
+    for candidate in candidates(made):
+        backend_options(candidate)
+    return made
+
+
+def tolerances(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Parses `cosine=0.999`.
+
+    Raises:
+        UsageError: there is no such bound, or the value is no number.
+    """
+    known = ("cosine", "sqnr_db", "relative", "atol", "mismatch")
+    bounds = []
+    for name, value in (_pair("--tolerance", text) for text in texts):
+        if name not in known:
+            raise UsageError(f"--tolerance {name}: unknown bound", hint=did_you_mean(name, known))
+        bounds.append((name, _number("--tolerance", name, value)))
+    return tuple(bounds)
+
+
+def limits(model: Source | None, seconds: float, memory: str | None) -> Limits:
+    """Returns the limits of a worker.
+
+    Python code gets nine tenths of the machine's memory. A graph is data that nobody vouched for: it starts with
+    768 MiB beside eight times its own size, and gets more where its inferred shapes show the need.
+
+    Raises:
+        UsageError: the memory is no size, or the time is not positive.
+    """
+    if seconds <= 0:
+        raise UsageError(f"--time-limit {seconds:g} is not positive", hint="Give seconds, such as --time-limit 600")
+    if memory is not None:
+        return Limits(seconds, bytes_of(memory), bytes_of(memory))
+    most = host.memory_bytes() * 9 // 10
+    if model is None or model.frontend != "onnx":
+        return Limits(seconds, most, most)
+    return Limits(seconds, min(most, (768 << 20) + 8 * Path(model.text).stat().st_size), most)
+
+
+def candidates(job: Job) -> list[Job]:
+    """Returns the job for each backend that can do it here: itself, or one per candidate of its target.
+
+    Raises:
+        Unavailable: no backend can, with each one's reason.
+    """
+    from . import plugins
+
+    names = job.target.candidates or (job.target.name,)
+    jobs = [Job(job.source, find_target(name), job.precision, job.options, job.tolerance) for name in names]
+    reasons = {one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs}
+    able = [one for one in jobs if reasons[one.target.name] is None]
+    if not able:
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
+    return able
+
+
+def backend_options(job: Job) -> Any:
+    """Returns the options of the job's backend: its defaults < the target's < the user's.
+
+    Raises:
+        UsageError: an unknown option, or a value that does not parse.
+    """
+    from . import plugins
+
+    cls = plugins.load("backends", job.target.backend).Options
+    known = {field.name: field.type for field in fields(cls)}
+    values: dict[str, Any] = {}
+    given: Mapping[str, object] = {**job.target.options, **dict(job.options)}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"-O {name}: {job.target.name} has no such option", hint=did_you_mean(name, known))
+        values[name] = _typed(name, str(known[name]), str(value))
+    return cls(**values)
+
+
+def bytes_of(text: str) -> int:
+    """Parses `8GiB`, `500MB` or a number of bytes.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    number = text.strip().rstrip("BbGgIiKkMm")
+    unit = text.strip()[len(number) :].lower()
+    try:
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is not a size", hint="Write it like 8GiB or 500MB")
+    return size
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{flag} {text!r} is not of the form NAME=VALUE", hint=f"Write {flag} {name or 'NAME'}=VALUE")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _number(flag: str, name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"{flag} {name}={value}: not a number", hint=f"Write {flag} {name}=0.999") from None
+
+
+def _typed(name: str, kind: str, text: str) -> Any:
+    kind = kind.removeprefix("<class '").removesuffix("'>")
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "int" and text.isdigit():
+        return int(text)
+    if kind == "str":
+        return text
+    raise UsageError(f"-O {name}={text}: not of type {kind}", hint=f"Write -O {name}={'true' if kind == 'bool' else '1'}")

@@ -1,0 +1,133 @@
+"""Holds an artifact against its reference: metrics per output, with stated tolerances per precision."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import IOFailed
+from .golden import Golden
+from .target import Precision
+from .worker import Emit
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds for one output. A float output passes where its largest error is at most `atol`, or all of the rest hold.
+
+    Attributes:
+        cosine: least cosine similarity.
+        sqnr_db: least signal-to-quantization-noise ratio in dB, 10 log10(sum r^2 / sum (a - r)^2).
+        relative: greatest error, as a share of the reference's largest magnitude.
+        atol: greatest absolute error that passes by itself.
+        mismatch: greatest share of integer or bool elements that differ.
+    """
+
+    cosine: float
+    sqnr_db: float
+    relative: float
+    atol: float
+    mismatch: float
+
+
+TOLERANCES = {
+    Precision.FP32: Tolerance(cosine=0.99999, sqnr_db=60, relative=1e-3, atol=1e-6, mismatch=0),
+    Precision.FP16: Tolerance(cosine=0.9999, sqnr_db=35, relative=2e-2, atol=1e-5, mismatch=0.001),
+    Precision.BF16: Tolerance(cosine=0.999, sqnr_db=25, relative=1e-1, atol=1e-4, mismatch=0.01),
+    Precision.INT8: Tolerance(cosine=0.98, sqnr_db=14, relative=math.inf, atol=1e-3, mismatch=0.05),
+}
+
+
+def tolerance(precision: Precision, overrides: Sequence[tuple[str, float]] = ()) -> Tolerance:
+    """Returns the bounds of a precision, with some replaced by name."""
+    return replace(TOLERANCES[precision], **dict(overrides))
+
+
+def verify(session: Callable[..., Mapping[str, np.ndarray]], goldens: Sequence[Golden], bounds: Tolerance) -> dict[str, Any]:
+    """Runs the session on each golden's inputs and compares its outputs.
+
+    Returns:
+        `passed`, the bounds, the metrics of each output by point, and `failures`: one line each.
+    """
+    points: dict[str, dict[str, Any]] = {}
+    failures = []
+    for golden in goldens:
+        actual = session(**golden.inputs)
+        points[golden.label] = {}
+        for name, reference in golden.outputs.items():
+            metrics = compare(reference, actual[name])
+            points[golden.label][name] = metrics
+            failures += [f"output {name!r} at {golden.label}: {reason}" for reason in judge(metrics, bounds)]
+    finite = {name: value for name, value in asdict(bounds).items() if math.isfinite(value)}
+    return {"passed": not failures, "tolerance": finite, "points": points, "failures": failures}
+
+
+def compare(reference: np.ndarray, actual: np.ndarray) -> dict[str, Any]:
+    """Returns the metrics of one output against its reference, computed in float64.
+
+    Non-finite elements must be at the same places with the same values; the metrics are of the finite rest. For
+    equal arrays `sqnr_db` is None (infinite).
+    """
+    if reference.shape != actual.shape or reference.dtype != actual.dtype:
+        return {"differs": f"{actual.dtype}{list(actual.shape)} instead of {reference.dtype}{list(reference.shape)}"}
+    if reference.dtype.kind != "f":
+        return {"mismatch": float(np.mean(reference != actual)) if reference.size else 0.0}
+    finite = np.isfinite(reference)
+    if not np.array_equal(reference[~finite], actual[~finite], equal_nan=True) or not np.isfinite(actual[finite]).all():
+        return {"differs": f"{int((~np.isfinite(actual)).sum())} NaN or infinite elements, the reference has {int((~finite).sum())}"}
+    expected = reference[finite].astype(np.float64)
+    error = actual[finite].astype(np.float64) - expected
+    if not expected.size:
+        return {"max_abs": 0.0, "relative": 0.0, "cosine": 1.0, "sqnr_db": None}
+    noise, signal = float(error @ error), float(expected @ expected)
+    other = expected + error
+    norms = math.sqrt(signal) * math.sqrt(float(other @ other))
+    largest = float(np.abs(expected).max())
+    worst = float(np.abs(error).max())
+    return {
+        "max_abs": worst,
+        "relative": worst / largest if largest else (0.0 if worst == 0 else 1.0),
+        "cosine": float(expected @ other) / norms if norms else (1.0 if noise == 0 else 0.0),
+        "sqnr_db": 10 * math.log10(signal / noise) if noise and signal else (None if not noise else 0.0),
+    }
+
+
+def judge(metrics: Mapping[str, Any], bounds: Tolerance) -> list[str]:
+    """Returns why the metrics miss the bounds; empty where they hold."""
+    if "differs" in metrics:
+        return [metrics["differs"]]
+    if "mismatch" in metrics:
+        share = metrics["mismatch"]
+        return [f"{share:.3%} of the elements differ, {bounds.mismatch:.3%} are allowed"] if share > bounds.mismatch else []
+    if metrics["max_abs"] <= bounds.atol:
+        return []
+    reasons = []
+    if metrics["cosine"] < bounds.cosine:
+        reasons.append(f"cosine {metrics['cosine']:.6f} < {bounds.cosine}")
+    if metrics["sqnr_db"] is not None and metrics["sqnr_db"] < bounds.sqnr_db:
+        reasons.append(f"SQNR {metrics['sqnr_db']:.1f} dB < {bounds.sqnr_db} dB")
+    if metrics["relative"] > bounds.relative:
+        reasons.append(f"relative error {metrics['relative']:.2e} > {bounds.relative:.0e}")
+    return reasons
+
+
+def verify_artifact(path: Path, overrides: Sequence[tuple[str, float]], *, emit: Emit) -> dict[str, Any]:
+    """Checks an artifact's files against its manifest and its outputs against its golden data (in a worker).
+
+    Raises:
+        IOFailed: a file is missing or damaged.
+        PlancError: the artifact cannot be loaded here.
+    """
+    from . import artifact, golden
+
+    emit("stage", "verify")
+    made = artifact.read(path)
+    if damage := made.damage():
+        raise IOFailed(f"{path} is damaged: {'; '.join(damage)}", hint="Build it again")
+    goldens = golden.load(path / artifact.GOLDEN)
+    bounds = tolerance(Precision(made.manifest["requested_precision"]), overrides)
+    result = verify(artifact.session(made), goldens, bounds)
+    return {"artifact": path.name, "reference": made.manifest["verification"].get("reference"), **result}

@@ -1,0 +1,37 @@
+"""Graph passes. `PRESETS` is the only list: target family -> ordered passes."""
+
+import onnx_ir as ir
+
+from ._walk import all_graphs, all_nodes, all_tensors, all_values
+from .fold_constants import FoldConstants
+from .fuse_conv_bn import FuseConvBn
+from .inline_functions import InlineFunctions
+from .remove_unused import RemoveUnused
+from .strip_metadata import StripMetadata
+from .upgrade_opset import UpgradeOpset
+
+__all__ = ["ORIGIN", "PRESETS", "StripMetadata", "all_graphs", "all_nodes", "all_tensors", "all_values", "run"]
+
+ORIGIN = "planc.origin"
+"""Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
+
+PRESETS: dict[str, tuple[ir.passes.InPlacePass, ...]] = {
+    "onnx": (
+        InlineFunctions(),
+        UpgradeOpset(),
+        FoldConstants(),
+        FuseConvBn(),
+        RemoveUnused(),
+        StripMetadata(),
+    ),
+}
+
+
+def run(model: ir.Model, family: str) -> list[str]:
+    """Runs the preset of `family` in place; returns the names of the passes that changed something.
+
+    Raises:
+        LookupError: there is no preset of that name.
+        onnx_ir.passes.PassError: a pass failed; it names the pass.
+    """
+    return [pass_.name for pass_ in PRESETS[family] if pass_(model).modified]

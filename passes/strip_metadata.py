@@ -1,0 +1,36 @@
+"""Removes notes that must not ship: stack traces, absolute paths, doc strings."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ._walk import all_graphs, all_nodes, all_tensors, all_values
+
+
+@dataclass(frozen=True)
+class StripMetadata(ir.passes.InPlacePass):
+    """Removes doc strings and notes of nodes, values and graphs; the model's own key-value pairs are kept.
+
+    torch.onnx writes a stack trace with absolute paths into every node, so that two checkouts give two files.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+        return "strip-metadata"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Strips in place."""
+        modified = False
+        for thing in (*all_graphs(model), *all_nodes(model), *all_values(model), *all_tensors(model)):
+            if thing.metadata_props or thing.doc_string:
+                thing.metadata_props.clear()
+                thing.doc_string = None
+                modified = True
+        for key in [key for key in model.metadata_props if key.startswith("pkg.torch")]:
+            del model.metadata_props[key]
+            modified = True
+        if model.doc_string:
+            model.doc_string = None
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)

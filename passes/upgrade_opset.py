@@ -1,0 +1,31 @@
+"""Raises an old opset to one that the fusions and every backend speak."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class UpgradeOpset(ir.passes.InPlacePass):
+    """Upgrades the default domain: opset 9 -> opset 18.
+
+    Attributes:
+        least: models at this opset or above are left alone.
+    """
+
+    least: int = 18
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+        return "upgrade-opset"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Converts in place; the converter of the ONNX project does the steps below 18."""
+        from onnxscript.version_converter import ConvertVersionPass
+
+        have = model.opset_imports.get("", self.least)
+        if have >= self.least:
+            return ir.passes.PassResult(model, modified=False)
+        ConvertVersionPass(self.least, fallback=True)(model)
+        return ir.passes.PassResult(model, modified=model.opset_imports.get("") != have)
