@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .compiler.worker import Emit, Limits
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
-_MODEL_HELP = "file.py:callable, pkg.mod:callable (returning an nn.Module, or (module, example_inputs)), model.onnx or model.pt2."
+_MODEL_HELP = (
+    "file.py:callable, pkg.mod:callable (returning an nn.Module, or (module, example_inputs)), model.onnx or model.pt2."
+)
 
 app = typer.Typer(
     name="planc",
@@ -45,15 +47,25 @@ def _precision_names(incomplete: str) -> list[str]:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
-Inputs = Annotated[list[str], typer.Option("--input", metavar="SPEC", help="'x=float32[batch,3,224,224]'; ':0..99' bounds drawn values.")]
+Inputs = Annotated[
+    list[str],
+    typer.Option("--input", metavar="SPEC", help="'x=float32[batch,3,224,224]'; ':0..99' bounds drawn values."),
+]
 Dims = Annotated[list[str], typer.Option("--dim", metavar="SPEC", help="batch=1..32@8, seq=128|256 or batch=8.")]
-Weights = Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="State dict to load: .safetensors, .pt.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="State dict to load: .safetensors, .pt.")
+]
 Data = Annotated[Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Real inputs to verify with.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read pickles, which can run code.")]
 TimeLimit = Annotated[float, typer.Option("--time-limit", metavar="SECONDS", help="For each worker process.")]
-MemoryLimit = Annotated[str | None, typer.Option("--memory-limit", metavar="SIZE", help="For each worker process, such as 8GiB.")]
+MemoryLimit = Annotated[
+    str | None, typer.Option("--memory-limit", metavar="SIZE", help="For each worker process, such as 8GiB.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Tolerances = Annotated[list[str], typer.Option("--tolerance", metavar="NAME=VALUE", help="cosine, sqnr_db, relative, atol, mismatch.")]
+Tolerances = Annotated[
+    list[str],
+    typer.Option("--tolerance", metavar="NAME=VALUE", help="cosine, sqnr_db, relative, atol, mismatch."),
+]
 Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What stdout carries.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks and worker output.")]
 
@@ -63,37 +75,44 @@ def compile_(
     model: Model,
     target: Annotated[str, typer.Option("-t", "--target", help="See `planc targets`.", autocompletion=_target_names)],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the artifact.")],
-    precision: Annotated[str, typer.Option("-p", "--precision", help="fp32, fp16, bf16.", autocompletion=_precision_names)] = "fp32",
+    precision: Annotated[
+        str, typer.Option("-p", "--precision", help="fp32, fp16, bf16.", autocompletion=_precision_names)
+    ] = "fp32",
     inputs: Inputs = [],  # noqa: B006  typer's way
     dims: Dims = [],  # noqa: B006
     data: Data = None,
     weights: Weights = None,
-    option: Annotated[list[str], typer.Option("-O", "--option", metavar="NAME=VALUE", help="Option of the backend.")] = [],  # noqa: B006
+    option: Annotated[
+        list[str], typer.Option("-O", "--option", metavar="NAME=VALUE", help="Option of the backend.")
+    ] = [],  # noqa: B006
     tolerance: Tolerances = [],  # noqa: B006
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
-    format: Format = "text",
+    output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Compile a model to a verified artifact."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     job = recipe.job(source, target, precision, options=option, tolerance=tolerance)
     with _Progress() as progress:
-        result = pipeline.run(job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress)
+        result = pipeline.run(
+            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+        )
     manifest = result.artifact.manifest
     if depfile is not None:
         _write_depfile(depfile, out / "manifest.json", result.sources)
-    if format == "json":
+    if output_format == "json":
         _print_json({"status": result.status, "output": str(out), "manifest": manifest, "report": result.report})
         return
     total = sum(facts["bytes"] for facts in manifest["files"].values())
-    print(f"{result.status} {out}: {manifest['job']['id']} for {manifest['job']['target']}, {_size(total)}, {result.report['seconds']['total']:.1f} s")
+    seconds = result.report["seconds"]["total"]
+    print(f"{result.status} {out}: {manifest['job']['id']}, {_size(total)}, {seconds:.1f} s")
     for name, reason in result.report["failed_candidates"].items():
         print(f"  not {name}: {reason}")
     for name, figures in result.report["latency"].items():
@@ -116,22 +135,29 @@ def export(
     trust_pickle: TrustPickle = False,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
-    format: Format = "text",
+    output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Export a model to ONNX, held against the model itself in ONNX Runtime."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     with _Progress() as progress:
-        made = pipeline.export_file(source, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress)
+        made = pipeline.export_file(
+            source,
+            out,
+            limits=_limits(source, time_limit, memory_limit),
+            overwrite=overwrite,
+            on_event=progress,
+        )
     if depfile is not None:
         _write_depfile(depfile, out, made["sources"])
-    if format == "json":
+    if output_format == "json":
         _print_json({**made, "output": str(out)})
     else:
-        print(f"{made['status']} {out}: {made['facts']['nodes']} nodes, {_size(out.stat().st_size)}, equal to {made['reference']}")
+        size = _size(out.stat().st_size)
+        print(f"{made['status']} {out}: {made['facts']['nodes']} nodes, {size}, equal to {made['reference']}")
 
 
 @app.command()
@@ -140,45 +166,58 @@ def verify(
     tolerance: Tolerances = [],  # noqa: B006
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
-    format: Format = "text",
+    output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Check an artifact's files and its outputs against its golden data."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import recipe, worker
     from .compiler.errors import GateFailed
     from .compiler.verify import verify_artifact
 
     with _Progress() as progress:
         bounds = recipe.tolerances(tolerance)
-        result = worker.call(verify_artifact, artifact, bounds, limits=_limits(None, time_limit, memory_limit), on_event=progress)
-    if format == "json":
+        result = worker.call(
+            verify_artifact,
+            artifact,
+            bounds,
+            limits=_limits(None, time_limit, memory_limit),
+            on_event=progress,
+        )
+    if output_format == "json":
         _print_json(result)
     else:
         for line in _verification_lines(result):
             print(line)
     if not result["passed"]:
-        raise GateFailed(f"{artifact} differs from its reference: {'; '.join(result['failures'][:3])}", hint="Build it again on this machine")
+        raise GateFailed(
+            f"{artifact} differs from its reference: {'; '.join(result['failures'][:3])}",
+            hint="Build it again on this machine",
+        )
 
 
 @app.command()
 def run(
     artifact: Annotated[Path, typer.Argument(metavar="ART", help="Folder that planc compile wrote.")],
     data: Annotated[Path, typer.Option("--inputs", metavar="FILE.npz", help="One array per input, by name.")],
-    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE.npz", help="Where the outputs go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.npz", help="Where the outputs go.")
+    ] = None,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
-    format: Format = "text",
+    output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Run an artifact on inputs from a file."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import worker
     from .compiler.artifact import run_file
 
     with _Progress() as progress:
-        results = worker.call(run_file, artifact, data, out, limits=_limits(None, time_limit, memory_limit), on_event=progress)
-    if format == "json":
+        results = worker.call(
+            run_file, artifact, data, out, limits=_limits(None, time_limit, memory_limit), on_event=progress
+        )
+    if output_format == "json":
         _print_json({"outputs": results})
         return
     for result in results:
@@ -190,11 +229,11 @@ def run(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="ART|ONNX", help="An artifact's folder or an ONNX file.")],
-    format: Format = "text",
+    output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Show inputs, outputs, operators, size and precision of an artifact or an ONNX file."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import artifact, graph, worker
     from .compiler.files import require_file
 
@@ -207,21 +246,21 @@ def inspect(
     if payload.exists():
         graph_facts = worker.call(graph.inspect, payload, limits=_limits(None, 600, None))
         facts = {**facts, "graph": graph_facts} if facts else graph_facts
-    if format == "json":
+    if output_format == "json":
         _print_json(facts)
     else:
         _print_tree(facts)
 
 
 @app.command()
-def targets(format: Format = "text", debug: Debug = False) -> None:
+def targets(output_format: Format = "text", debug: Debug = False) -> None:
     """List the targets and what can be built for them here."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import doctor as examiner
     from .compiler.target import find_target, target_names
 
     facts = {name: examiner.describe(find_target(name)) for name in target_names()}
-    if format == "json":
+    if output_format == "json":
         _print_json({"targets": facts})
         return
     for name, one in facts.items():
@@ -229,28 +268,34 @@ def targets(format: Format = "text", debug: Debug = False) -> None:
 
 
 @app.command()
-def doctor(format: Format = "text", debug: Debug = False) -> None:
+def doctor(output_format: Format = "text", debug: Debug = False) -> None:
     """Show what is installed, what this machine has, and what it can build and run."""
-    _set_up(format, debug)
+    _set_up(output_format, debug)
     from .compiler import doctor as examiner
 
     facts = examiner.examine()
-    if format == "json":
+    if output_format == "json":
         _print_json(facts)
         return
     for name, version in facts["versions"].items():
         print(f"{name:18} {version or '-'}")
     machine = facts["host"]
-    print(f"cpu                {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {' '.join(machine['cpu_flags'])}")
-    print(f"gpu                {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
+    flags = " ".join(machine["cpu_flags"])
+    print(f"{'cpu':18} {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {flags}")
+    print(f"{'gpu':18} {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
     for name, one in facts["targets"].items():
-        print(f"{name:18} builds {' '.join(one['buildable']) or 'nothing'}; {'runs here' if one['runnable'] else 'runs nowhere'}")
+        runs = "runs here" if one["runnable"] else "runs nowhere"
+        print(f"{name:18} builds {' '.join(one['buildable']) or 'nothing'}; {runs}")
         for precision, reason in one["why_not"].items():
             print(f"{'':18} not {precision}: {reason}")
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Versions of planc and of all that touches a model.")] = False) -> None:
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Versions of planc and of all that touches a model.")
+    ] = False,
+) -> None:
     """Handle what belongs to no verb."""
     if version:
         from .compiler.doctor import versions
@@ -286,9 +331,9 @@ class _Progress:
             print(f"planc: {value}", file=sys.stderr, flush=True)
 
 
-def _set_up(format: str, debug: bool) -> None:
-    if format not in ("text", "json"):
-        raise UsageError(f"--format {format!r} is unknown", hint="Write --format text or --format json")
+def _set_up(output_format: str, debug: bool) -> None:
+    if output_format not in ("text", "json"):
+        raise UsageError(f"--format {output_format!r} is unknown", hint="Write --format text or --format json")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if debug:
         logging.getLogger("planc").setLevel(logging.DEBUG)
@@ -373,11 +418,21 @@ def _crash(error: BaseException) -> NoReturn:
     from .compiler.doctor import versions
 
     report = "\n".join(
-        [f"planc {shlex.join(sys.argv[1:])}", platform.platform(), json.dumps(versions()), "", "".join(traceback.format_exception(error))]
+        [
+            f"planc {shlex.join(sys.argv[1:])}",
+            platform.platform(),
+            json.dumps(versions()),
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
     )
     with tempfile.NamedTemporaryFile("w", prefix="planc-crash-", suffix=".txt", delete=False) as file:
         file.write(report)
-    _fail(70, f"a bug in planc: {one_line(f'{type(error).__name__}: {error}')}", f"Please report it with {file.name}")
+    _fail(
+        70,
+        f"a bug in planc: {one_line(f'{type(error).__name__}: {error}')}",
+        f"Please report it with {file.name}",
+    )
 
 
 def main() -> None:

@@ -91,13 +91,21 @@ def read(path: str | Path) -> Artifact:
     """
     folder = Path(path)
     if not folder.exists():
-        raise UsageError(f"no such artifact: {folder}", hint="planc compile MODEL -t TARGET -p PRECISION -o DIR makes one")
+        raise UsageError(
+            f"no such artifact: {folder}", hint="planc compile MODEL -t TARGET -p PRECISION -o DIR makes one"
+        )
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is not an artifact: no readable {MANIFEST}", hint="Give the folder that planc compile wrote") from error
+        raise UsageError(
+            f"{folder} is not an artifact: no readable {MANIFEST}",
+            hint="Give the folder that planc compile wrote",
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(f"{folder}/{MANIFEST} has another schema version than {SCHEMA_VERSION}", hint="Build it again with this planc")
+        raise UsageError(
+            f"{folder}/{MANIFEST} has another schema version than {SCHEMA_VERSION}",
+            hint="Build it again with this planc",
+        )
     return Artifact(folder, manifest)
 
 
@@ -147,7 +155,12 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[
             files.save_arrays(folder / out.name, results)
             files.publish(folder / out.name, out)
     return [
-        {"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "first": array.reshape(-1)[:6].tolist()}
+        {
+            "name": name,
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "first": array.reshape(-1)[:6].tolist(),
+        }
         for name, array in results.items()
     ]
 

@@ -5,14 +5,18 @@ import time
 from collections.abc import Callable, Mapping
 
 _WARM_UP = 3
+_BURST = 5
+_PAUSE_SECONDS = 0.03  # a runtime's idle threads spin for some ms and would take cores from the next one
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], *, rounds: int = 30, seconds: float = 5.0) -> dict[str, list[float]]:
-    """Calls each function in turn, round by round, and returns its latencies in ms.
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], *, rounds: int = 20, seconds: float = 3.0
+) -> dict[str, list[float]]:
+    """Calls the functions in turn, in short bursts after a pause, and returns their latencies in ms.
 
     Args:
         runs: functions by name.
-        rounds: rounds at most.
+        rounds: bursts of each function, at most.
         seconds: no round starts after this time; at least three are made.
     """
     for run in runs.values():
@@ -24,9 +28,12 @@ def interleaved(runs: Mapping[str, Callable[[], object]], *, rounds: int = 30, s
         if done >= 3 and time.perf_counter() - start > seconds:
             break
         for name, run in runs.items():
-            begin = time.perf_counter()
+            time.sleep(_PAUSE_SECONDS)
             run()
-            latencies[name].append((time.perf_counter() - begin) * 1e3)
+            for _ in range(_BURST):
+                begin = time.perf_counter()
+                run()
+                latencies[name].append((time.perf_counter() - begin) * 1e3)
     return latencies
 
 

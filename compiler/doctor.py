@@ -48,7 +48,10 @@ def describe(one: Target) -> dict[str, Any]:
         "description": one.description,
         "buildable": [name for name, reason in reasons.items() if reason is None],
         "why_not": {name: reason for name, reason in reasons.items() if reason is not None},
-        "runnable": any(plugins.load("backends", target.find_target(name).backend).VERIFIABLE for name in one.candidates or (one.name,)),
+        "runnable": any(
+            plugins.load("backends", target.find_target(name).backend).VERIFIABLE
+            for name in one.candidates or (one.name,)
+        ),
     }
 
 

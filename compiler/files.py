@@ -93,10 +93,16 @@ def load_arrays(path: Path) -> "dict[str, np.ndarray]":
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
-                raise UsageError(f"{path} holds one array without a name", hint="Write it with numpy.savez(path, NAME=array)")
+                raise UsageError(
+                    f"{path} holds one array without a name",
+                    hint="Write it with numpy.savez(path, NAME=array)",
+                )
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{path} is not an .npz of plain arrays: {error}", hint="Write it with numpy.savez(path, NAME=array)") from error
+        raise UsageError(
+            f"{path} is not an .npz of plain arrays: {error}",
+            hint="Write it with numpy.savez(path, NAME=array)",
+        ) from error
 
 
 def write_depfile(path: Path, output: Path, sources: Sequence[Path]) -> None:
@@ -109,7 +115,10 @@ def write_depfile(path: Path, output: Path, sources: Sequence[Path]) -> None:
     def escape(name: Path) -> str:
         return str(name).replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
 
-    lines = [f"{escape(output)}: {' '.join(map(escape, sources))}", *(f"{escape(source)}:" for source in sources)]
+    lines = [
+        f"{escape(output)}: {' '.join(map(escape, sources))}",
+        *(f"{escape(source)}:" for source in sources),
+    ]
     with staging(path) as folder:
         staged = folder / path.name
         staged.write_text("\n".join(lines) + "\n")
@@ -140,7 +149,10 @@ def io_failure(error: OSError, place: Path) -> IOFailed:
     """Turns the system's error into one line about `place`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing(place)).free
-        return IOFailed(f"no space left in {place} ({free / 2**20:.0f} MiB free)", hint="Free some space or give another -o")
+        return IOFailed(
+            f"no space left in {place} ({free / 2**20:.0f} MiB free)",
+            hint="Free some space or give another -o",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return IOFailed(f"cannot write to {place}: {error.strerror}", hint="Give another -o or change its permissions")
     return IOFailed(f"{error.strerror or error}: {error.filename or place}", hint="Check the output place")

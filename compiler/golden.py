@@ -59,7 +59,7 @@ def check(golden: Golden) -> None:
 
 def save(path: Path, goldens: Sequence[Golden]) -> None:
     """Writes goldens to an .npz with the keys LABEL/inputs/NAME and LABEL/outputs/NAME."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for golden in goldens:
         arrays |= {f"{golden.label}/inputs/{name}": array for name, array in golden.inputs.items()}
         arrays |= {f"{golden.label}/outputs/{name}": array for name, array in golden.outputs.items()}

@@ -22,14 +22,14 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is not a valid ONNX model.
     """
-    from .frontends._graph import input_specs, output_specs
+    from .frontends._graph import input_specs
     from .frontends.onnx import read
 
     model = read(path)
     tensors = list(all_tensors(model))
     return {
         "inputs": [str(spec) for spec in input_specs(model)],
-        "outputs": [str(spec) for spec in output_specs(model)],
+        "outputs": [_signature(value) for value in model.graph.outputs],
         "opset": dict(sorted(model.opset_imports.items())),
         "ir_version": model.ir_version,
         "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
@@ -57,3 +57,8 @@ def precision_counts(model: ir.Model) -> dict[str, Any]:
         dtype = node.outputs[0].dtype if node.outputs else None
         nodes[dtype.name.lower() if dtype is not None else "unknown"] += 1
     return {"nodes": dict(sorted(nodes.items())), "weights_bytes": dict(sorted(weights.items()))}
+
+
+def _signature(value: ir.Value) -> str:
+    sizes = "..." if value.shape is None else ",".join(str(getattr(size, "value", size)) for size in value.shape)
+    return f"{value.name}={value.dtype.name.lower() if value.dtype else 'unknown'}[{sizes}]"

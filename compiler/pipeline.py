@@ -10,7 +10,7 @@ User code runs in the first worker only; the second one never imports torch.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +57,11 @@ class Work:
         """The exported model."""
         assert self.exported is not None
         return self.exported
+
+    @property
+    def optimized(self) -> Path:
+        """The graph after the passes of the target's family."""
+        return self.folder / f"{self.job.target.family}.opt.onnx"
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,18 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         for candidate in recipe.candidates(job):
             begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
             try:
-                works.append(worker.call(run_stages, begun, ("optimize", "build", "verify"), limits=limits, on_event=on_event))
+                works.append(
+                    worker.call(run_stages, begun, ("optimize", "build", "verify"), limits=limits, on_event=on_event)
+                )
             except PlancError as error:
                 if not job.target.candidates:
                     raise
                 failures[candidate.target.name] = error
         if not works:
             raise next(iter(failures.values()))
+        begin = time.perf_counter()
         best, latencies = _fastest(works, limits, on_event)
+        best.seconds["measure"] = time.perf_counter() - begin
         sources = [str(path) for path in work.model.sources]
         seconds = best.seconds | {"total": time.perf_counter() - start}
         report = {
@@ -149,7 +158,9 @@ def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     return work
 
 
-def export_file(source: Source, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None) -> dict[str, Any]:
+def export_file(
+    source: Source, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None
+) -> dict[str, Any]:
     """Exports a model to one ONNX file that ONNX Runtime loads and that computes what the reference computes.
 
     Weights are inside the file up to 1.8 GB, else beside it in a file named after their digest.
@@ -192,20 +203,22 @@ def _optimize(work: Work, _emit: Emit) -> None:
 
     from .. import passes
 
+    if work.optimized.exists():  # by another candidate of the same family
+        return
     model = ir.load(work.model.path)
     try:
         work.changed_by = passes.run(model, work.job.target.family)
     except Exception as error:
         raise BuildFailed(f"graph passes: {error}: {error.__cause__ or ''}") from error
     model.producer_name, model.producer_version = _PLANC, None
-    ir.save(model, work.folder / "model.opt.onnx", external_data="model.opt.onnx.data")
+    ir.save(model, work.optimized, external_data=f"{work.optimized.name}.data")
 
 
 def _build(work: Work, _emit: Emit) -> None:
     backend = plugins.load("backends", work.job.target.backend)
     options = recipe.backend_options(work.job)
     work.payload.mkdir()
-    work.built = backend.build(work.folder / "model.opt.onnx", work.job.precision, options, work.payload)
+    work.built = backend.build(work.optimized, work.job.precision, options, work.payload)
 
 
 def _verify(work: Work, _emit: Emit) -> None:
@@ -214,35 +227,34 @@ def _verify(work: Work, _emit: Emit) -> None:
     goldens = golden.load(work.folder / "all.npz")
     kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
-    manifest = _manifest(work, goldens)
+    manifest = _manifest(work)
     backend = plugins.load("backends", work.job.target.backend)
     if backend.VERIFIABLE:
         made = artifact.write_manifest(work.payload, manifest)
         result = verify.verify(
-            artifact.session(Artifact(work.payload, made)), goldens, verify.tolerance(work.job.precision, work.job.tolerance)
+            artifact.session(Artifact(work.payload, made)),
+            goldens,
+            verify.tolerance(work.job.precision, work.job.tolerance),
         )
         if not result["passed"]:
             raise GateFailed(
-                f"{work.job.target.name} does not compute what {work.model.reference} computes: {'; '.join(result['failures'][:3])}",
+                _difference(work.job.target.name, work.model, result),
                 hint="Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error",
             )
         manifest["verification"] = {"reference": work.model.reference, **result}
     else:
-        manifest["verification"] = {"passed": None, "reason": f"the {work.job.target.name} target executes nothing"}
+        manifest["verification"] = {
+            "passed": None,
+            "reason": f"the {work.job.target.name} target executes nothing",
+        }
     manifest["verification"]["golden_points"] = [one.label for one in kept]
     work.manifest = artifact.write_manifest(work.payload, manifest)
 
 
-def _manifest(work: Work, goldens: "list[Any]") -> dict[str, Any]:
+def _manifest(work: Work) -> dict[str, Any]:
     job, model = work.job, work.model
     assert work.built
     backend = plugins.load("backends", job.target.backend)
-    ranks = {name: array.ndim for name, array in goldens[0].outputs.items()}
-    dtypes = {name: str(array.dtype) for name, array in goldens[0].outputs.items()}
-    outputs = [
-        {"name": spec.name, "dtype": dtypes[spec.name], "shape": list(spec.shape) if len(spec.shape) == ranks[spec.name] else _unknown(spec.name, ranks[spec.name])}
-        for spec in model.outputs
-    ]  # fmt: skip
     return {
         "planc": host.version(_PLANC),
         "job": {
@@ -251,11 +263,14 @@ def _manifest(work: Work, goldens: "list[Any]") -> dict[str, Any]:
             "target": job.target.name,
             "precision": str(job.precision),
             "options": vars(recipe.backend_options(job)),
-            "dims": {dim.name: {"min": dim.min, "opt": dim.opt, "max": dim.max, "sizes": list(dim.sizes)} for dim in model.dims},
+            "dims": {
+                dim.name: {"min": dim.min, "opt": dim.opt, "max": dim.max, "sizes": list(dim.sizes)}
+                for dim in model.dims
+            },
         },
         "backend": job.target.backend,
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.inputs],
-        "outputs": outputs,
+        "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.outputs],
         "sources": [{"name": path.name, "sha256": files.digest(path)} for path in model.sources],
         "passes": work.changed_by,
         "requested_precision": str(job.precision),
@@ -263,12 +278,13 @@ def _manifest(work: Work, goldens: "list[Any]") -> dict[str, Any]:
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),
         "host": {"cpu": host.cpu_name(), "cpu_flags": sorted(host.cpu_flags())},
-        "versions": {**model.versions, "onnx-ir": host.version("onnx-ir"), "onnxscript": host.version("onnxscript"), **backend.fingerprint()},
+        "versions": {
+            **model.versions,
+            "onnx-ir": host.version("onnx-ir"),
+            "onnxscript": host.version("onnxscript"),
+            **backend.fingerprint(),
+        },
     }
-
-
-def _unknown(name: str, rank: int) -> list[str]:
-    return [f"{name}_{axis}" for axis in range(rank)]
 
 
 def _fastest(works: list[Work], limits: Limits, on_event: Emit | None) -> tuple[Work, dict[str, Any]]:
@@ -279,7 +295,10 @@ def _fastest(works: list[Work], limits: Limits, on_event: Emit | None) -> tuple[
     latencies = worker.call(_measure, folders, limits=limits, on_event=on_event)
     best = works[0]
     for work in works[1:]:
-        if latencies[work.job.target.name]["latency_p50_ms"] < _NEAR_TIE * latencies[best.job.target.name]["latency_p50_ms"]:
+        if (
+            latencies[work.job.target.name]["latency_p50_ms"]
+            < _NEAR_TIE * latencies[best.job.target.name]["latency_p50_ms"]
+        ):
             best = work
     return best, latencies
 
@@ -299,7 +318,7 @@ def _own(seconds: dict[str, float], works: list[Work]) -> float:
     """Seconds that planc itself added to loading, export, reference, backend builds and verification."""
     theirs = sum(value for name, value in seconds.items() if name.startswith("export."))
     theirs += sum(work.seconds["build"] + work.seconds["verify"] for work in works)
-    return seconds["total"] - theirs
+    return seconds["total"] - seconds["measure"] - theirs
 
 
 def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[str, Any]:
@@ -330,16 +349,20 @@ def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[
 
 def _hold_against_reference(path: Path, exported: "Exported") -> None:
     from . import verify
-    from .backends.onnxruntime import reference_runner
+    from .reference import runner
     from .target import Precision
 
     try:
-        run = reference_runner(path)
+        run = runner(path)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load what was exported: {error}") from error
     result = verify.verify(lambda **inputs: run(inputs), exported.goldens, verify.tolerance(Precision.FP32))
     if not result["passed"]:
-        raise GateFailed(f"the exported graph does not compute what {exported.reference} computes: {'; '.join(result['failures'][:3])}")
+        raise GateFailed(_difference("the exported graph", exported, result))
+
+
+def _difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:
+    return f"{what} does not compute what {model.reference} computes: {'; '.join(result['failures'][:3])}"
 
 
 def _is_ours(path: Path) -> bool:

@@ -176,7 +176,9 @@ def candidates(job: Job) -> list[Job]:
 
     names = job.target.candidates or (job.target.name,)
     jobs = [Job(job.source, find_target(name), job.precision, job.options, job.tolerance) for name in names]
-    reasons = {one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs}
+    reasons = {
+        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs
+    }
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
         told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -242,4 +244,6 @@ def _typed(name: str, kind: str, text: str) -> Any:
         return int(text)
     if kind == "str":
         return text
-    raise UsageError(f"-O {name}={text}: not of type {kind}", hint=f"Write -O {name}={'true' if kind == 'bool' else '1'}")
+    raise UsageError(
+        f"-O {name}={text}: not of type {kind}", hint=f"Write -O {name}={'true' if kind == 'bool' else '1'}"
+    )

@@ -96,7 +96,10 @@ def parse_input(text: str) -> TensorSpec:
     """
     match = _INPUT.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"--input {text!r} is not of the form NAME=dtype[dim,...]", hint="Write --input 'x=float32[batch,3,224,224]'")
+        raise UsageError(
+            f"--input {text!r} is not of the form NAME=dtype[dim,...]",
+            hint="Write --input 'x=float32[batch,3,224,224]'",
+        )
     dtype = match["dtype"]
     if dtype not in DTYPES:
         raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}", hint=did_you_mean(dtype, DTYPES))
@@ -115,16 +118,25 @@ def parse_dim(text: str) -> Dim:
     """
     name, _, rest = (part.strip() for part in text.partition("="))
     if not _IDENTIFIER.fullmatch(name) or not rest:
-        raise UsageError(f"--dim {text!r} is not of the form NAME=min..max@opt", hint="Write --dim batch=1..32@8, seq=128|256 or batch=8")
+        raise UsageError(
+            f"--dim {text!r} is not of the form NAME=min..max@opt",
+            hint="Write --dim batch=1..32@8, seq=128|256 or batch=8",
+        )
     if match := _RANGE.fullmatch(rest):
         least, most = int(match["min"]), int(match["max"])
         opt = int(match["opt"] or least)
         if not 1 <= least <= opt <= most:
-            raise UsageError(f"--dim {text!r}: sizes must satisfy 1 <= min <= opt <= max", hint=f"Write --dim {name}=1..{max(most, 1)}@{max(least, 1)}")
+            raise UsageError(
+                f"--dim {text!r}: sizes must satisfy 1 <= min <= opt <= max",
+                hint=f"Write --dim {name}=1..{max(most, 1)}@{max(least, 1)}",
+            )
         return Dim(name, tuple(sorted({least, opt, most})), opt)
     sizes = rest.split("|")
     if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise UsageError(f"--dim {text!r} is not of the form NAME=min..max@opt", hint=f"Write --dim {name}=1..32@8, {name}=128|256 or {name}=8")
+        raise UsageError(
+            f"--dim {text!r} is not of the form NAME=min..max@opt",
+            hint=f"Write --dim {name}=1..32@8, {name}=128|256 or {name}=8",
+        )
     values = [int(size) for size in sizes]
     return Dim(name, tuple(sorted(set(values))), values[0])
 
@@ -142,11 +154,17 @@ def check_dims(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> None:
     symbols = {symbol for spec in inputs for symbol in spec.symbols}
     known = {dim.name for dim in dims}
     for name in sorted(known - symbols):
-        raise UsageError(f"--dim {name}: no input has a dimension {name!r}", hint=did_you_mean(name, symbols) or "The inputs have no dynamic dimension: leave --dim out")
+        raise UsageError(
+            f"--dim {name}: no input has a dimension {name!r}",
+            hint=did_you_mean(name, symbols) or "The inputs have no dynamic dimension: leave --dim out",
+        )
     for spec in inputs:
         for symbol in spec.symbols:
             if symbol not in known:
-                raise UsageError(f"input {spec} has the dynamic dimension {symbol!r} without sizes", hint=f"Add --dim {symbol}=1..8@1, or fix it with --dim {symbol}=1")
+                raise UsageError(
+                    f"input {spec} has the dynamic dimension {symbol!r} without sizes",
+                    hint=f"Add --dim {symbol}=1..8@1, or fix it with --dim {symbol}=1",
+                )
 
 
 def points(dims: Sequence[Dim]) -> tuple[Point, ...]:
@@ -176,7 +194,10 @@ def _size(text: str, size: str) -> int | str:
         return int(size)
     if _IDENTIFIER.fullmatch(size):
         return size
-    raise UsageError(f"--input {text!r}: {size!r} is neither a positive size nor a name", hint="Write --input 'x=float32[batch,3,224,224]'")
+    raise UsageError(
+        f"--input {text!r}: {size!r} is neither a positive size nor a name",
+        hint="Write --input 'x=float32[batch,3,224,224]'",
+    )
 
 
 def _bounds(text: str, low: str | None, high: str | None) -> tuple[float | None, float | None]:
@@ -185,7 +206,10 @@ def _bounds(text: str, low: str | None, high: str | None) -> tuple[float | None,
     try:
         least, most = float(low), float(high)
     except ValueError:
-        raise UsageError(f"--input {text!r}: {low}..{high} is not a range of numbers", hint="Write --input 'ids=int64[batch,seq]:0..30521'") from None
+        raise UsageError(
+            f"--input {text!r}: {low}..{high} is not a range of numbers",
+            hint="Write --input 'ids=int64[batch,seq]:0..30521'",
+        ) from None
     if least > most:
         raise UsageError(f"--input {text!r}: the range {low}..{high} is empty", hint=f"Write :{high}..{low}")
     return least, most

@@ -54,7 +54,10 @@ def find_target(name: str) -> Target:
         UsageError: there is no such target.
     """
     if name not in target_names():
-        raise UsageError(f"unknown target {name!r}", hint=f"{did_you_mean(name, target_names())} `planc targets` lists them")
+        raise UsageError(
+            f"unknown target {name!r}",
+            hint=f"{did_you_mean(name, target_names())} `planc targets` lists them",
+        )
     facts = tomllib.loads((TARGETS / f"{name}.toml").read_text())
     if unknown := sorted(facts.keys() - _KEYS):
         raise UsageError(f"target {name}: unknown key {unknown[0]!r}", hint=did_you_mean(unknown[0], _KEYS))

@@ -46,7 +46,9 @@ def tolerance(precision: Precision, overrides: Sequence[tuple[str, float]] = ())
     return replace(TOLERANCES[precision], **dict(overrides))
 
 
-def verify(session: Callable[..., Mapping[str, np.ndarray]], goldens: Sequence[Golden], bounds: Tolerance) -> dict[str, Any]:
+def verify(
+    session: Callable[..., Mapping[str, np.ndarray]], goldens: Sequence[Golden], bounds: Tolerance
+) -> dict[str, Any]:
     """Runs the session on each golden's inputs and compares its outputs.
 
     Returns:
@@ -77,7 +79,8 @@ def compare(reference: np.ndarray, actual: np.ndarray) -> dict[str, Any]:
         return {"mismatch": float(np.mean(reference != actual)) if reference.size else 0.0}
     finite = np.isfinite(reference)
     if not np.array_equal(reference[~finite], actual[~finite], equal_nan=True) or not np.isfinite(actual[finite]).all():
-        return {"differs": f"{int((~np.isfinite(actual)).sum())} NaN or infinite elements, the reference has {int((~finite).sum())}"}
+        bad, expected_bad = int((~np.isfinite(actual)).sum()), int((~finite).sum())
+        return {"differs": f"{bad} elements are NaN or infinite, in the reference {expected_bad}"}
     expected = reference[finite].astype(np.float64)
     error = actual[finite].astype(np.float64) - expected
     if not expected.size:
@@ -101,7 +104,11 @@ def judge(metrics: Mapping[str, Any], bounds: Tolerance) -> list[str]:
         return [metrics["differs"]]
     if "mismatch" in metrics:
         share = metrics["mismatch"]
-        return [f"{share:.3%} of the elements differ, {bounds.mismatch:.3%} are allowed"] if share > bounds.mismatch else []
+        return (
+            [f"{share:.3%} of the elements differ, {bounds.mismatch:.3%} are allowed"]
+            if share > bounds.mismatch
+            else []
+        )
     if metrics["max_abs"] <= bounds.atol:
         return []
     reasons = []

@@ -19,11 +19,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from . import errors, host
+from . import errors
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class Limits:
     cap: int = 0
 
 
-def call(function: Callable[..., T], *args: object, limits: Limits, on_event: Emit | None = None, **kwargs: object) -> T:
+def call(
+    function: Callable[..., T], *args: object, limits: Limits, on_event: Emit | None = None, **kwargs: object
+) -> T:
     """Calls `function(*args, emit=..., **kwargs)` in a child process and returns its result.
 
     Args:
@@ -77,9 +80,9 @@ def call(function: Callable[..., T], *args: object, limits: Limits, on_event: Em
         )  # fmt: skip
         os.close(writer)
         try:
-            with open(reader, "rb", buffering=0) as pipe:
+            with os.fdopen(reader, "rb", buffering=0) as pipe:
                 _send(child, (function.__module__, function.__qualname__, args, kwargs, os.getpid()))
-                return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None), output)
+                return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None), output)  # type: ignore[no-any-return]
         finally:
             _kill(child)
             words = _tail(output, 1 << 20)
@@ -89,14 +92,14 @@ def call(function: Callable[..., T], *args: object, limits: Limits, on_event: Em
 
 def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
     assert child.stdin
-    try:
+    with suppress(BrokenPipeError):  # it died already: its exit tells why
         child.stdin.write(pickle.dumps(request))
         child.stdin.close()
-    except BrokenPipeError:
-        pass  # it died already: its exit tells why
 
 
-def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, output: IO[bytes]) -> Any:
+def _supervise(
+    child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, output: IO[bytes]
+) -> Any:
     deadline = time.monotonic() + limits.seconds
     memory, stage = limits.memory, "start"
     buffer = b""
@@ -126,7 +129,8 @@ def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits
             )
         if time.monotonic() > deadline:
             raise errors.BuildFailed(
-                f"stage {stage} did not finish within {limits.seconds:g} s", hint="Raise the limit with --time-limit SECONDS"
+                f"stage {stage} did not finish within {limits.seconds:g} s",
+                hint="Raise the limit with --time-limit SECONDS",
             )
 
 
@@ -157,16 +161,18 @@ def _death(child: "subprocess.Popen[bytes]", stage: str, output: IO[bytes]) -> e
             how = f"was killed by {signal.Signals(-code).name}"
         except ValueError:
             how = f"was killed by signal {-code}"
-    last = [line for line in _tail(output, 4096).splitlines() if line.strip() and not line.startswith((" ", "Extension modules"))]
+    last = [
+        line
+        for line in _tail(output, 4096).splitlines()
+        if line.strip() and not line.startswith((" ", "Extension modules"))
+    ]
     words = f": {last[-1]}" if last and code >= 0 else ""
     return errors.BuildFailed(f"the worker {how} in stage {stage}{words}")
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
@@ -205,12 +211,17 @@ def _describe(error: BaseException) -> tuple[str, str, str, str]:
         where = f" {error.filename!r}" if error.filename else ""
         return "IOFailed", f"{error.strerror}{where}", "Check free space and permissions", trace
     if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
-        return "BuildFailed", f"out of memory: {error or 'an allocation failed'}", "Raise it with --memory-limit", trace
+        return (
+            "BuildFailed",
+            f"out of memory: {error or 'an allocation failed'}",
+            "Raise it with --memory-limit",
+            trace,
+        )
     return "", f"{type(error).__name__}: {error}", "", trace
 
 
 def main() -> None:
-    """Entry point of the child: reads one request from stdin, answers on the file descriptor given as argument."""
+    """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     pipe = open(int(sys.argv[1]), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from ._base import Pass
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 from .fold_constants import FoldConstants
 from .fuse_conv_bn import FuseConvBn
@@ -10,12 +11,21 @@ from .remove_unused import RemoveUnused
 from .strip_metadata import StripMetadata
 from .upgrade_opset import UpgradeOpset
 
-__all__ = ["ORIGIN", "PRESETS", "StripMetadata", "all_graphs", "all_nodes", "all_tensors", "all_values", "run"]
+__all__ = [
+    "ORIGIN",
+    "PRESETS",
+    "StripMetadata",
+    "all_graphs",
+    "all_nodes",
+    "all_tensors",
+    "all_values",
+    "run",
+]
 
 ORIGIN = "planc.origin"
 """Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
 
-PRESETS: dict[str, tuple[ir.passes.InPlacePass, ...]] = {
+PRESETS: dict[str, tuple[Pass, ...]] = {
     "onnx": (
         InlineFunctions(),
         UpgradeOpset(),

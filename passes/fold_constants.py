@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ._base import Pass
+
 
 @dataclass(frozen=True)
-class FoldConstants(ir.passes.InPlacePass):
+class FoldConstants(Pass):
     """Folds constants: Add(2, 3) -> 5; shape arithmetic goes through symbolic dimensions.
 
     Attributes:
@@ -17,14 +19,11 @@ class FoldConstants(ir.passes.InPlacePass):
     max_input_bytes: int = 1 << 13
     max_output_bytes: int = 1 << 18
 
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        return "fold-constants"
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Folds in place with onnxscript's folder."""
         from onnxscript.optimizer import fold_constants_ir
 
-        result = fold_constants_ir(model, input_size_limit=self.max_input_bytes, output_size_limit=self.max_output_bytes)
+        result = fold_constants_ir(
+            model, input_size_limit=self.max_input_bytes, output_size_limit=self.max_output_bytes
+        )
         return ir.passes.PassResult(model, modified=bool(result.modified))

@@ -4,15 +4,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ._base import Pass
+
 
 @dataclass(frozen=True)
-class FuseConvBn(ir.passes.InPlacePass):
+class FuseConvBn(Pass):
     """Fuses batch normalization: BatchNormalization(Conv(x, w)) -> Conv(x, w', b')."""
-
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        return "fuse-conv-bn"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Applies onnxscript's rules in place."""

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from ._base import Pass
+
 
 @dataclass(frozen=True)
-class InlineFunctions(ir.passes.InPlacePass):
+class InlineFunctions(Pass):
     """Inlines model-local functions: y = f(x) -> the nodes of f."""
-
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        return "inline-functions"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Inlines all functions of `model`."""

@@ -4,20 +4,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ._base import Pass
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 
 
 @dataclass(frozen=True)
-class StripMetadata(ir.passes.InPlacePass):
+class StripMetadata(Pass):
     """Removes doc strings and notes of nodes, values and graphs; the model's own key-value pairs are kept.
 
     torch.onnx writes a stack trace with absolute paths into every node, so that two checkouts give two files.
     """
-
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        return "strip-metadata"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Strips in place."""

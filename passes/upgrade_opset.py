@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ._base import Pass
+
 
 @dataclass(frozen=True)
-class UpgradeOpset(ir.passes.InPlacePass):
+class UpgradeOpset(Pass):
     """Upgrades the default domain: opset 9 -> opset 18.
 
     Attributes:
@@ -14,11 +16,6 @@ class UpgradeOpset(ir.passes.InPlacePass):
     """
 
     least: int = 18
-
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        return "upgrade-opset"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Converts in place; the converter of the ONNX project does the steps below 18."""

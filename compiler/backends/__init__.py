@@ -1,4 +1,4 @@
-"""Backends: one file per compiler. Each has `Options`, `why_not`, `fingerprint`, `build` and `load`; see CONTRIBUTING.md."""
+"""One file per backend, with `Options`, `why_not`, `fingerprint`, `build` and `load`: see CONTRIBUTING.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

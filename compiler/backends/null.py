@@ -45,4 +45,7 @@ def load(folder: Path, _session: Mapping[str, Any]) -> Runner:
     Raises:
         Unavailable: always.
     """
-    raise Unavailable(f"{folder} was built for the null target, which runs nowhere", hint="Build it with -t onnxruntime-cpu or -t openvino-cpu")
+    raise Unavailable(
+        f"{folder} was built for the null target, which runs nowhere",
+        hint="Build it with -t onnxruntime-cpu or -t openvino-cpu",
+    )

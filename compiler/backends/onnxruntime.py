@@ -4,16 +4,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import host
 from ..artifact import Runner
 from ..errors import BuildFailed
 from ..target import Precision, Target
 from . import Built
-
-if TYPE_CHECKING:
-    import numpy as np
 
 VERIFIABLE = True
 PAYLOAD = "model.onnx"
@@ -90,21 +87,7 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load {folder / PAYLOAD}: {error}") from error
     names = [value.name for value in loaded.get_inputs()]
-    return lambda arrays: loaded.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[no-any-return]
-
-
-def reference_runner(path: Path) -> "Any":
-    """Returns a function from inputs by name to outputs by name that runs the graph as it is, unoptimised."""
-    ort = _runtime()
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    loaded = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    names = [value.name for value in loaded.get_outputs()]
-
-    def run(inputs: "Mapping[str, np.ndarray]") -> "dict[str, np.ndarray]":
-        return dict(zip(names, loaded.run(None, dict(inputs)), strict=True))
-
-    return run
+    return lambda arrays: loaded.run(None, dict(zip(names, arrays, strict=True)))
 
 
 def _runtime() -> Any:

@@ -41,7 +41,7 @@ def why_not(_target: Target, precision: Precision) -> str | None:
     if precision not in _EXECUTION:
         return f"openvino-cpu does not build {precision} yet"
     if precision is Precision.BF16 and not host.has_bf16():
-        return f"this CPU ({host.cpu_name()}) has no bfloat16 instructions (amx_bf16 or avx512_bf16), and OpenVINO would run f32 silently"
+        return f"this CPU ({host.cpu_name()}) has no amx_bf16 or avx512_bf16: OpenVINO would silently run f32"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Frontends: one file per kind of model. `export(source, folder, emit) -> Exported` writes `model.onnx` into the folder."""
+"""One file per kind of model: `export(source, folder, emit) -> Exported` writes `model.onnx` into the folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,13 +1,17 @@
 """What both frontends do to a graph: write it, read its specs, name its dimensions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from ...passes import all_values
 from ..errors import UsageError
 from ..shapes import DTYPES, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -20,9 +24,19 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(_spec(value) for value in model.graph.inputs if value.name not in model.graph.initializers)
 
 
-def output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
-    """Returns the specs of the graph's outputs; sizes that are not known become NAME_AXIS."""
-    return tuple(_spec(value) for value in model.graph.outputs)
+def output_specs(model: ir.Model, seen: "Mapping[str, np.ndarray]") -> tuple[TensorSpec, ...]:
+    """Returns the specs of the graph's outputs; sizes that are not known become NAME_AXIS.
+
+    Args:
+        model: the graph.
+        seen: an output array by name: it tells rank and dtype where the graph does not.
+    """
+    specs = []
+    for value in model.graph.outputs:
+        array = seen[value.name or ""]
+        sizes = list(value.shape) if value.shape is not None and len(value.shape) == array.ndim else [None] * array.ndim
+        specs.append(TensorSpec(value.name or "", str(array.dtype), _sizes(value.name or "", sizes)))
+    return tuple(specs)
 
 
 def rename_symbols(model: ir.Model, names: Mapping[str, str | int]) -> None:
@@ -40,8 +54,14 @@ def _spec(value: ir.Value) -> TensorSpec:
         raise UsageError(f"{value.name!r} is not a tensor of known dtype", hint="planc takes tensors only")
     dtype = {"float": "float32", "double": "float64"}.get(value.dtype.name.lower(), value.dtype.name.lower())
     if dtype not in DTYPES:
-        raise UsageError(f"{value.name!r} has dtype {dtype}, which planc does not take at its borders", hint="Cast inside the model")
-    if value.shape is None:
-        return TensorSpec(value.name or "", dtype, ())
-    sizes = [size if isinstance(size, int) else size.value or f"{value.name}_{axis}" for axis, size in enumerate(value.shape)]
-    return TensorSpec(value.name or "", dtype, tuple(sizes))
+        raise UsageError(
+            f"{value.name!r} has dtype {dtype}, which planc does not take at its borders",
+            hint="Cast inside the model",
+        )
+    return TensorSpec(value.name or "", dtype, _sizes(value.name or "", list(value.shape or ())))
+
+
+def _sizes(name: str, shape: Sequence[int | ir.SymbolicDim | None]) -> tuple[int | str, ...]:
+    return tuple(
+        size if isinstance(size, int) else (size and size.value) or f"{name}_{axis}" for axis, size in enumerate(shape)
+    )

@@ -49,7 +49,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     return Exported(
         path=exported,
         inputs=specs,
-        outputs=output_specs(model),
+        outputs=output_specs(model, goldens[0].outputs),
         dims=dims,
         goldens=tuple(goldens),
         reference=f"onnxruntime {host.version('onnxruntime')} on the source, optimizations off",
@@ -113,7 +113,10 @@ def _check_calls(path: Path, proto: object) -> None:
                 done.add(trail.pop())
                 pending.pop()
             elif following in trail:
-                raise UsageError(f"{path}: the function {following[1]!r} calls itself", hint="ONNX allows no recursion: export it again")
+                raise UsageError(
+                    f"{path}: the function {following[1]!r} calls itself",
+                    hint="ONNX allows no recursion: export it again",
+                )
             elif following not in done:
                 trail.append(following)
                 pending.append(iter(calls[following]))
@@ -124,7 +127,10 @@ def _check_opset(path: Path, model: ir.Model) -> None:
     if opset is None and any(node.domain == "" for node in all_nodes(model)):
         raise UsageError(f"{path} does not say which opset it uses", hint="Export it again")
     if opset is not None and opset < OLDEST_OPSET:
-        raise UsageError(f"{path} has opset {opset}; planc reads opset {OLDEST_OPSET} and newer", hint="Export it with a newer opset")
+        raise UsageError(
+            f"{path} has opset {opset}; planc reads opset {OLDEST_OPSET} and newer",
+            hint="Export it with a newer opset",
+        )
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
@@ -146,7 +152,8 @@ def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
     offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
     if offset < 0 or length < 0 or length < tensor.nbytes or offset + length > facts.st_size:
         raise UsageError(
-            f"{name} should have {length} bytes at offset {offset}; the file has {facts.st_size}", hint="Copy the data file again"
+            f"{name} should have {length} bytes at offset {offset}; the file has {facts.st_size}",
+            hint="Copy the data file again",
         )
 
 
@@ -159,15 +166,23 @@ def _bind(model: ir.Model, source: Source) -> tuple[tuple[TensorSpec, ...], tupl
     given = {spec.name: spec for spec in source.inputs}
     for name in given:
         if name not in {spec.name for spec in specs}:
-            raise UsageError(f"--input {name}: {source.text} has no such input", hint=did_you_mean(name, [spec.name for spec in specs]))
+            raise UsageError(
+                f"--input {name}: {source.text} has no such input",
+                hint=did_you_mean(name, [spec.name for spec in specs]),
+            )
     renamed: dict[str, str | int] = {}
     for value, spec in zip(model.graph.inputs, specs, strict=True):
         want = given.get(spec.name, spec)
         if want.dtype != spec.dtype or len(want.shape) != len(spec.shape):
-            raise UsageError(f"--input {want} does not fit {source.text}, which has {spec}", hint=f"Write --input '{spec}'")
+            raise UsageError(
+                f"--input {want} does not fit {source.text}, which has {spec}", hint=f"Write --input '{spec}'"
+            )
         for have, wanted in zip(spec.shape, want.shape, strict=True):
             if isinstance(have, int) and have != wanted:
-                raise UsageError(f"--input {want} does not fit {source.text}, which has {spec}", hint=f"Write --input '{spec}'")
+                raise UsageError(
+                    f"--input {want} does not fit {source.text}, which has {spec}",
+                    hint=f"Write --input '{spec}'",
+                )
             if isinstance(have, str) and have != wanted:
                 renamed[have] = wanted
         value.shape = ir.Shape(want.shape)
@@ -205,7 +220,8 @@ def _needs(model: ir.Model, path: Path, dims: Sequence[Dim]) -> int:
             elements *= size if isinstance(size, int) else largest.get(str(size.value), 1)
         if elements > MOST_ELEMENTS:
             raise UsageError(
-                f"{path}: {value.name!r} would have {elements:.3g} elements; {MOST_ELEMENTS} is the most", hint="Mend the model's shapes"
+                f"{path}: {value.name!r} would have {elements:.3g} elements; {MOST_ELEMENTS} is the most",
+                hint="Mend the model's shapes",
             )
         total += int(elements * value.dtype.itemsize)
     return 4 * total + (1 << 30)
@@ -213,15 +229,15 @@ def _needs(model: ir.Model, path: Path, dims: Sequence[Dim]) -> int:
 
 def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> list[Golden]:
     from ..artifact import check_arrays
-    from ..backends.onnxruntime import reference_runner
     from ..files import load_arrays
+    from ..reference import runner
 
     real = None
     if source.data is not None:
         arrays = load_arrays(source.data)
         real = dict(zip([spec.name for spec in specs], check_arrays(specs, arrays), strict=True))
     try:
-        run = reference_runner(path)
+        run = runner(path)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load {source.text}: {error}") from error
     goldens = []

@@ -31,6 +31,7 @@ from ._graph import output_specs, save
 log = logging.getLogger(__name__)
 
 OPSET = 20
+_PLANC = __name__.partition(".")[0]
 
 
 def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
@@ -45,6 +46,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     seconds = {}
     emit("stage", "load")
     start = time.perf_counter()
+    torch.manual_seed(golden.SEED)  # weights that the callable draws are the same at every build
     before = set(sys.modules)
     if source.text.endswith(".pt2"):
         program = _load_program(source)
@@ -65,6 +67,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     emit("stage", "export")
     start = time.perf_counter()
     outputs = list(goldens[0].outputs)
+    version = str(torch.__version__)  # its own class would make the parent import torch
     model = _to_onnx(source, program or module, specs, dims, by_name, outputs)
     seconds["export"] = time.perf_counter() - start
     _keep_origins(model)
@@ -73,12 +76,12 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     return Exported(
         path=path,
         inputs=tuple(specs),
-        outputs=output_specs(model),
+        outputs=output_specs(model, goldens[0].outputs),
         dims=tuple(dims),
         goldens=tuple(goldens),
-        reference=f"torch {torch.__version__} eager",
+        reference=f"torch {version} eager",
         sources=tuple(sources),
-        versions={"torch": torch.__version__, "onnxscript": host.version("onnxscript") or ""},
+        versions={"torch": version, "onnxscript": host.version("onnxscript") or ""},
         seconds=seconds,
     )
 
@@ -133,15 +136,21 @@ def _guard(source: Source, doing: str, action: Any) -> Any:
     except (Exception, SystemExit) as error:
         detail = traceback.format_exc()
         log.debug("%s", detail)
-        raise UsageError(f"{doing} {source.text} raised {type(error).__name__}: {error}{_where(error, source)}") from error
+        raise UsageError(f"{doing} {source.text} raised {type(error).__name__}: {error}{_where(error)}") from error
 
 
-def _where(error: BaseException, source: Source) -> str:
+def _where(error: BaseException) -> str:
     """Returns " at FILE:LINE" of the deepest frame outside the installed packages."""
-    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib"), str(Path(__file__).parents[2]))
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *installed))]
-    mine = [frame for frame in frames if source.text.startswith(frame.filename)] or frames
-    return f" at {Path(mine[-1].filename).name}:{mine[-1].lineno}" if mine else ""
+    installed = (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        sysconfig.get_path("stdlib"),
+        str(Path(__file__).parents[1]),
+    )
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *installed))
+    ]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _load_weights(source: Source, module: torch.nn.Module) -> None:
@@ -159,36 +168,56 @@ def _load_weights(source: Source, module: torch.nn.Module) -> None:
             state = torch.load(path, weights_only=not source.trust_pickle, map_location="cpu", mmap=True)
         except Exception as error:
             if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-                raise UsageError(f"--weights {path} holds pickled code, not only tensors", hint="Save a state dict, or add --trust-pickle if you trust its author") from error
-            raise UsageError(f"--weights {path} cannot be read: {error}", hint="Give a state dict written by torch.save") from error
+                raise UsageError(
+                    f"--weights {path} holds pickled code, not only tensors",
+                    hint="Save a state dict, or add --trust-pickle if you trust its author",
+                ) from error
+            raise UsageError(
+                f"--weights {path} cannot be read: {error}", hint="Give a state dict written by torch.save"
+            ) from error
     if not isinstance(state, Mapping):
-        raise UsageError(f"--weights {path} holds {type(state).__name__}, not a state dict", hint="torch.save(net.state_dict(), path)")
+        raise UsageError(
+            f"--weights {path} holds {type(state).__name__}, not a state dict",
+            hint="torch.save(net.state_dict(), path)",
+        )
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(f"--weights {path} does not fit the module: {error}", hint="Give the state dict of this module") from error
+        raise UsageError(
+            f"--weights {path} does not fit the module: {error}", hint="Give the state dict of this module"
+        ) from error
 
 
 def _load_program(source: Source) -> Any:
     try:
         return torch.export.load(source.text)
     except Exception as error:
-        raise UsageError(f"{source.text} is not a torch.export archive: {error}", hint="Write it with torch.export.save") from error
+        raise UsageError(
+            f"{source.text} is not a torch.export archive: {error}", hint="Write it with torch.export.save"
+        ) from error
 
 
 def _program_inputs(source: Source, program: Any) -> tuple[list[TensorSpec], list[Dim], Any]:
     """Specs and dims of an exported program: symbols and ranges come from its own constraints."""
     args, kwargs = program.example_inputs or ((), {})
     names = list(program.graph_signature.user_inputs)
-    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names}
+    values = {
+        node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names
+    }
     if args and kwargs:
         raise UsageError(f"{source.text} mixes positional and keyword inputs", hint="Export it with one kind")
     if any(not isinstance(value, torch.Tensor) for value in values.values()):
-        raise UsageError(f"{source.text} has inputs that are not tensors", hint="Export a module that takes tensors only")
+        raise UsageError(
+            f"{source.text} has inputs that are not tensors", hint="Export a module that takes tensors only"
+        )
     symbols = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
     names_by_symbol = _symbol_names(source, values, symbols)
     specs = [
-        TensorSpec(name, _dtype(value.dtype), tuple(names_by_symbol.get(str(size), None) or int(size) for size in value.shape))
+        TensorSpec(
+            name,
+            _dtype(value.dtype),
+            tuple(names_by_symbol.get(str(size), None) or int(size) for size in value.shape),
+        )
         for name, value in values.items()
     ]
     given = {dim.name: dim for dim in source.dims}
@@ -196,9 +225,15 @@ def _program_inputs(source: Source, program: Any) -> tuple[list[TensorSpec], lis
     for symbol, name in names_by_symbol.items():
         low, high = int(symbols[symbol].lower), symbols[symbol].upper
         if name not in given:
-            raise UsageError(f"{source.text} has the dynamic dimension {name!r} without sizes", hint=f"Add --dim {name}={max(low, 1)}..8@{max(low, 1)}")
+            raise UsageError(
+                f"{source.text} has the dynamic dimension {name!r} without sizes",
+                hint=f"Add --dim {name}={max(low, 1)}..8@{max(low, 1)}",
+            )
         if given[name].min < low or (high.is_number and given[name].max > high):
-            raise UsageError(f"--dim {given[name]} is outside what {source.text} was exported for: {low}..{high}", hint="Export it with wider bounds")
+            raise UsageError(
+                f"--dim {given[name]} is outside what {source.text} was exported for: {low}..{high}",
+                hint="Export it with wider bounds",
+            )
         dims.append(given[name])
     shapes.check_dims(specs, list(source.dims))
     return specs, dims, dict(zip(values, args or kwargs.values(), strict=False)) or None
@@ -224,7 +259,10 @@ def _inputs(source: Source, module: torch.nn.Module, examples: Any) -> tuple[lis
     if examples is None:
         names = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
         example = f"--input '{names[0] if names else 'x'}=float32[batch,3,224,224]' --dim batch=1..8"
-        raise UsageError(f"{source.text} needs the shapes of its inputs: forward({', '.join(names)})", hint=f"Add {example}")
+        raise UsageError(
+            f"{source.text} needs the shapes of its inputs: forward({', '.join(names)})",
+            hint=f"Add {example}",
+        )
     named = _named(module, examples)
     specs = [TensorSpec(name, _dtype(tensor.dtype), tuple(tensor.shape)) for name, tensor in named.items()]
     shapes.check_dims(specs, list(source.dims))
@@ -239,7 +277,10 @@ def _named(module: torch.nn.Module, examples: Any) -> dict[str, torch.Tensor]:
         examples = dict(zip(inspect.signature(module.forward).parameters, examples, strict=False))
     for name, value in examples.items():
         if not isinstance(value, torch.Tensor):
-            raise UsageError(f"example input {name!r} is {type(value).__name__}, not a tensor", hint="Wrap the module so that it takes tensors only")
+            raise UsageError(
+                f"example input {name!r} is {type(value).__name__}, not a tensor",
+                hint="Wrap the module so that it takes tensors only",
+            )
     return dict(examples)
 
 
@@ -255,7 +296,12 @@ def _by_name(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> bool:
 
 
 def _reference(
-    source: Source, module: torch.nn.Module, specs: Sequence[TensorSpec], dims: Sequence[Dim], examples: Any, by_name: bool
+    source: Source,
+    module: torch.nn.Module,
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    examples: Any,
+    by_name: bool,
 ) -> list[Golden]:
     """Runs the module at each point; real inputs take the place of random ones where they fit."""
     real = _real_inputs(source, module, specs, examples)
@@ -271,7 +317,9 @@ def _reference(
     return goldens
 
 
-def _real_inputs(source: Source, module: torch.nn.Module, specs: Sequence[TensorSpec], examples: Any) -> dict[str, np.ndarray] | None:
+def _real_inputs(
+    source: Source, module: torch.nn.Module, specs: Sequence[TensorSpec], examples: Any
+) -> dict[str, np.ndarray] | None:
     from ..artifact import check_arrays
     from ..files import load_arrays
 
@@ -304,14 +352,21 @@ def _path_name(path: Sequence[Any]) -> str:
 
 
 def _to_onnx(
-    source: Source, model: Any, specs: Sequence[TensorSpec], dims: Sequence[Dim], by_name: bool, outputs: Sequence[str]
+    source: Source,
+    model: Any,
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    by_name: bool,
+    outputs: Sequence[str],
 ) -> ir.Model:
     sizes = {dim.name: dim.opt if dim.opt > 1 or dim.max == 1 else min(2, dim.max) for dim in dims}
     arrays = golden.draw(specs, Point("export", sizes))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     declared = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in dims if dim.min < dim.max}
     dynamic = {
-        spec.name: {axis: declared[size] for axis, size in enumerate(spec.shape) if isinstance(size, str) and size in declared}
+        spec.name: {
+            axis: declared[size] for axis, size in enumerate(spec.shape) if isinstance(size, str) and size in declared
+        }
         for spec in specs
     }
     try:
@@ -319,15 +374,19 @@ def _to_onnx(
             args = () if by_name else tuple(tensors.values())
             kwargs = tensors if by_name else None
             dynamic_shapes = dynamic if by_name else tuple(dynamic.values())
-            model = torch.export.export(model, args, kwargs, dynamic_shapes=_for_signature(model, dynamic_shapes), strict=False)
+            model = torch.export.export(
+                model, args, kwargs, dynamic_shapes=_for_signature(model, dynamic_shapes), strict=False
+            )
         names = {"input_names": [spec.name for spec in specs], "output_names": list(outputs)}
         program = torch.onnx.export(model, dynamo=True, optimize=False, verbose=False, opset_version=OPSET, **names)
     except Exception as error:
-        raise BuildFailed(f"torch cannot export {source.text}: {_root_cause(error)}{_where(error, source)}") from error
+        raise BuildFailed(f"torch cannot export {source.text}: {_root_cause(error)}{_where(error)}") from error
     assert program is not None
-    graph = program.model
+    graph: ir.Model = program.model
     if len(graph.graph.outputs) != len(outputs):
-        raise BuildFailed(f"torch exported {len(graph.graph.outputs)} outputs of {source.text}, its forward gives {len(outputs)}")
+        raise BuildFailed(
+            f"torch exported {len(graph.graph.outputs)} outputs of {source.text}, its forward gives {len(outputs)}"
+        )
     _name_dims(graph, specs)
     return graph
 
@@ -369,11 +428,10 @@ def _name_dims(model: ir.Model, specs: Sequence[TensorSpec]) -> None:
 def _source_files(before: set[str], source: Source) -> list[Path]:
     """Files that the model depends on: modules loaded from outside the installed packages, and its own files."""
     installed = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib", "stdlib"))
-    mine = str(Path(__file__).resolve().parents[2])
     found = {Path(source.text)} if ":" not in source.text else set()
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
-        if file and not str(Path(file).resolve()).startswith((*installed, mine)):
+        if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(installed):
             found.add(Path(file))
     return sorted(found | {path for path in (source.weights, source.data) if path})
 

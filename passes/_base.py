@@ -1,0 +1,14 @@
+"""What every pass of planc is: a frozen dataclass whose fields are its options, named after its class."""
+
+import re
+
+import onnx_ir as ir
+
+
+class Pass(ir.passes.InPlacePass):
+    """A pass that changes the model it is given."""
+
+    @property
+    def name(self) -> str:
+        """Name on the command line and of the file: FoldConstants -> fold-constants."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
