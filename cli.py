@@ -1,12 +1,8 @@
 """The command line: verbs, printing, and exit codes. Everything else lives in `compiler/`."""
 
-import json
-import logging
 import os
-import shlex
 import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -310,6 +306,8 @@ class _Progress:
     """Tells on stderr which stage runs: a spinner on a terminal, plain lines elsewhere."""
 
     def __enter__(self) -> "Emit":
+        import logging
+
         self._status = None
         if sys.stderr.isatty() and not logging.getLogger("planc").isEnabledFor(logging.DEBUG):
             from rich.console import Console
@@ -334,6 +332,8 @@ class _Progress:
 def _set_up(output_format: str, debug: bool) -> None:
     if output_format not in ("text", "json"):
         raise UsageError(f"--format {output_format!r} is unknown", hint="Write --format text or --format json")
+    import logging
+
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if debug:
         logging.getLogger("planc").setLevel(logging.DEBUG)
@@ -346,6 +346,8 @@ def _limits(source: "Source | None", seconds: float, memory: str | None) -> "Lim
 
 
 def _print_json(document: dict[str, Any]) -> None:
+    import json
+
     print(json.dumps({"schema_version": 1, **document}, indent=2))
 
 
@@ -405,15 +407,18 @@ def _fail(code: int, what: str, hint: str = "") -> NoReturn:
     print(f"planc: {line}", file=sys.stderr)
     words = sys.argv[1:]
     if "--format=json" in words or ("--format" in words and words[words.index("--format") + 1 :][:1] == ["json"]):
-        print(json.dumps({"schema_version": 1, "error": {"exit_code": code, "what": what, "hint": hint}}, indent=2))
+        _print_json({"error": {"exit_code": code, "what": what, "hint": hint}})
     sys.stdout.flush()
     raise SystemExit(code)
 
 
 def _crash(error: BaseException) -> NoReturn:
     """Writes a crash report and says where it is."""
+    import json
     import platform
+    import shlex
     import tempfile
+    import traceback
 
     from .compiler.doctor import versions
 
@@ -444,9 +449,11 @@ def main() -> None:
         sys.stdout.flush()
     except PlancError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         hint = error.hint
         if isinstance(error, BuildFailed) and not hint and not debug:
+            import shlex
+
             hint = f"Repeat with its output: planc {shlex.join(sys.argv[1:])} --debug"
         _fail(error.exit_code, error.what, hint)
     except (KeyboardInterrupt, typer.Abort):
@@ -458,9 +465,15 @@ def main() -> None:
         if hasattr(error, "format_message"):  # typer's own usage errors; it vendors click, so they have no public name
             _fail(2, one_line(error.format_message()), f"See {' '.join(['planc', *_verb()])} --help")
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         _crash(error)
     raise SystemExit(code or 0)
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
 
 
 def _verb() -> list[str]:

@@ -1,6 +1,7 @@
 """Facts of an ONNX graph: inputs, outputs, opset, operators, parameters, bytes, precision."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,37 @@ def operators(model: ir.Model) -> dict[str, int]:
 
 
 def precision_counts(model: ir.Model) -> dict[str, Any]:
-    """Counts stored weights by dtype, in bytes, and nodes by the dtype of their first output, where it is known."""
+    """Counts nodes by the dtype of their first output, and the bytes of stored weights by dtype."""
     weights: Counter[str] = Counter()
     for tensor in all_tensors(model):
         weights[tensor.dtype.name.lower()] += tensor.nbytes
+    known: dict[ir.Value, ir.DataType | None] = {}
     nodes: Counter[str] = Counter()
     for node in all_nodes(model):
-        dtype = node.outputs[0].dtype if node.outputs else None
+        for index, value in enumerate(node.outputs):
+            known[value] = value.dtype or _inferred_dtype(node, index, known)
+        dtype = known[node.outputs[0]] if node.outputs else None
         nodes[dtype.name.lower() if dtype is not None else "unknown"] += 1
     return {"nodes": dict(sorted(nodes.items())), "weights_bytes": dict(sorted(weights.items()))}
+
+
+def _inferred_dtype(node: ir.Node, index: int, known: Mapping[ir.Value, ir.DataType | None]) -> ir.DataType | None:
+    """Returns an output's dtype by the operator's schema; a fused operator, without one, keeps its first input's."""
+    import onnx
+
+    inputs = [known.get(value, value.dtype) if value is not None else None for value in node.inputs]
+    if "to" in node.attributes:
+        return ir.DataType(node.attributes["to"].as_int())
+    try:
+        schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
+    except onnx.defs.SchemaError:
+        return inputs[0] if inputs else None
+    wanted = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+    allowed = next((one.allowed_type_strs for one in schema.type_constraints if one.type_param_str == wanted), [wanted])
+    if len(allowed) == 1 and allowed[0].startswith("tensor("):
+        return ir.DataType[allowed[0].removeprefix("tensor(").removesuffix(")").upper()]
+    formal = [parameter.type_str for parameter in schema.inputs]
+    return next((have for kind, have in zip(formal, inputs, strict=False) if kind == wanted), None)
 
 
 def _signature(value: ir.Value) -> str:
