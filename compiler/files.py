@@ -91,12 +91,13 @@ def load_arrays(path: Path) -> "dict[str, np.ndarray]":
 
     require_file(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise UsageError(
-                    f"{path} holds one array without a name",
-                    hint="Write it with numpy.savez(path, NAME=array)",
-                )
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UsageError(
+                f"{path} holds one array without a name",
+                hint="Write it with numpy.savez(path, NAME=array)",
+            )
+        with archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
         raise UsageError(

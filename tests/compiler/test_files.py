@@ -1,0 +1,157 @@
+"""Files that are whole or not there."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planc.compiler import files
+from planc.compiler.errors import IOFailed, UsageError
+
+
+def _dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_staging_leaves_nothing_behind(tmp_path: Path) -> None:
+    final = tmp_path / "a" / "b" / "out"
+    with files.staging(final) as folder:
+        assert folder.parent == final.parent
+        (folder / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_staging_leaves_nothing_behind_after_an_error(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "out"
+    with pytest.raises(KeyError), files.staging(final):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_published_into_stays(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "out.txt"
+    with files.staging(final) as folder:
+        (folder / "out.txt").write_text("whole")
+        files.publish(folder / "out.txt", final)
+    assert final.read_text() == "whole"
+    assert [path.name for path in final.parent.iterdir()] == ["out.txt"]
+
+
+def test_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    dead = tmp_path / f".out.planc-{_dead_process()}"
+    alive = tmp_path / f".out.planc-{os.getppid()}"
+    other = tmp_path / f".other.planc-{_dead_process()}"
+    for folder in (dead, alive, other):
+        folder.mkdir()
+        (folder / "big").write_text("x")
+    with files.staging(tmp_path / "out"):
+        assert not dead.exists()
+        assert alive.exists()
+        assert other.exists()
+
+
+def test_publish_replaces_a_folder_whole(tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    final.mkdir()
+    (final / "old").write_text("old")
+    with files.staging(final) as folder:
+        (folder / "made").mkdir()
+        (folder / "made" / "new").write_text("new")
+        files.publish(folder / "made", final)
+    assert [path.name for path in final.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_below_a_file_is_an_io_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IOFailed) as caught, files.staging(tmp_path / "file" / "out"):
+        pytest.fail("the block must not run")
+    assert caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_place_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(IOFailed, match="cannot write"), files.staging(tmp_path / "out"):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "no space left"), (errno.EROFS, "cannot write to"), (errno.EIO, "I/O error")]
+)
+def test_io_failure_says_what_and_where(number: int, said: str, tmp_path: Path) -> None:
+    place = tmp_path / "not" / "yet" / "there"
+    failure = files.io_failure(OSError(number, os.strerror(number).replace("Input/output", "I/O")), place)
+    assert said in failure.what
+    assert str(place) in failure.what
+    assert failure.hint
+
+
+def test_digest(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert files.digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_arrays_come_back_and_their_bytes_depend_on_them_only(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(3), "a/x": np.ones((2, 2), np.float16)}
+    first, second = tmp_path / "1.npz", tmp_path / "2.npz"
+    files.save_arrays(first, arrays)
+    os.utime(first, (0, 0))
+    files.save_arrays(second, dict(reversed(arrays.items())))
+    assert first.read_bytes() == second.read_bytes()
+    back = files.load_arrays(first)
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+def test_load_arrays_refuses_pickles_and_rubbish(tmp_path: Path) -> None:
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object))
+    np.save(tmp_path / "single.npy", np.ones(3))
+    (tmp_path / "rubbish.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "empty.npz").touch()
+    for name in ("pickled.npz", "single.npy", "rubbish.npz", "empty.npz", "missing.npz"):
+        with pytest.raises(UsageError) as caught:
+            files.load_arrays(tmp_path / name)
+        assert name in caught.value.what
+        assert caught.value.hint
+
+
+def test_require_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("x")
+    files.require_file(tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match=r"no such file.*Did you mean 'model\.onnx'"):
+        files.require_file(tmp_path / "modle.onnx")
+    with pytest.raises(UsageError, match="not a regular file"):
+        files.require_file(tmp_path)
+
+
+def test_depfile_is_read_by_make(tmp_path: Path) -> None:
+    names = ["plain.py", "with space.py", "dollar$.py", "hash#.py"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    files.write_depfile(tmp_path / "out.d", Path("out dir"), [Path(name) for name in names])
+    assert (tmp_path / "out.d").read_text().startswith("out\\ dir: plain.py with\\ space.py dollar$$.py hash\\#.py\n")
+    (tmp_path / "Makefile").write_text("all: out\\ dir\nout\\ dir:\n\t@echo made from $(words $^)\ninclude out.d\n")
+
+    def make() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["make", "--no-print-directory"], cwd=tmp_path, capture_output=True, text=True)
+
+    assert "made from" in make().stdout
+    (tmp_path / "out dir").write_text("")
+    assert "made from" not in make().stdout
+    for name in names:
+        os.utime(tmp_path / name, (2**31, 2**31))
+        assert "made from" in make().stdout, name
+        os.utime(tmp_path / name, (0, 0))
+        assert "made from" not in make().stdout, name
+    (tmp_path / "plain.py").unlink()  # a source that vanished must not break the build
+    assert make().returncode == 0

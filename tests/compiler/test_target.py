@@ -1,0 +1,59 @@
+"""Targets and precisions."""
+
+from pathlib import Path
+
+import pytest
+
+from planc.compiler import target
+from planc.compiler.errors import UsageError
+from planc.compiler.target import Precision, Target, find_precision, find_target, target_names
+
+
+def test_every_file_is_a_target() -> None:
+    assert target_names() == sorted(path.stem for path in target.TARGETS.glob("*.toml"))
+    for name in target_names():
+        assert find_target(name).name == name
+
+
+def test_a_target_names_a_backend_or_candidates() -> None:
+    assert find_target("openvino-cpu") == Target("openvino-cpu", "OpenVINO IR for the CPU plugin", "openvino")
+    cpu = find_target("cpu")
+    assert cpu.backend == ""
+    assert cpu.candidates == ("onnxruntime-cpu", "openvino-cpu")
+
+
+def test_unknown_target_says_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_target("openvino")
+    assert "unknown target 'openvino'" in caught.value.what
+    assert "Did you mean 'openvino-cpu'?" in caught.value.hint
+    assert "planc targets" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["../targets/cpu", "/etc/passwd", "", "cpu.toml"])
+def test_a_name_is_never_a_path(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown target"):
+        find_target(name)
+
+
+def test_one_file_adds_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge.toml").write_text(
+        'description = "An edge box"\nbackend = "openvino"\nfamily = "onnx"\n[options]\nthreads = 4\n'
+    )
+    monkeypatch.setattr(target, "TARGETS", tmp_path)
+    assert target_names() == ["edge"]
+    assert find_target("edge") == Target("edge", "An edge box", "openvino", options={"threads": 4})
+
+
+def test_unknown_key_in_a_target_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge.toml").write_text('description = "x"\nbackand = "openvino"\n')
+    monkeypatch.setattr(target, "TARGETS", tmp_path)
+    with pytest.raises(UsageError, match="unknown key 'backand'.*Did you mean 'backend'"):
+        find_target("edge")
+
+
+def test_precisions() -> None:
+    assert find_precision("bf16") is Precision.BF16
+    assert f"{Precision.FP16}" == "fp16"
+    with pytest.raises(UsageError, match="unknown precision 'fp23'.*Did you mean 'fp32'"):
+        find_precision("fp23")
