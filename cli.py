@@ -153,7 +153,7 @@ def export(
         _print_json({**made, "output": str(out)})
     else:
         size = _size(out.stat().st_size)
-        print(f"{made['status']} {out}: {made['facts']['nodes']} nodes, {size}, equal to {made['reference']}")
+        print(f"{made['status']} {out}: {made['facts']['nodes']} nodes, {size}, verified against {made['reference']}")
 
 
 @app.command()

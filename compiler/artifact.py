@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import files, host, plugins
 from .errors import IOFailed, Unavailable, UsageError, did_you_mean
-from .shapes import TensorSpec
+from .shapes import Dim, TensorSpec
 from .worker import Emit
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Artifact:
         """Specs of the outputs, in order."""
         return _specs(self.manifest["outputs"])
 
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """Sizes of the named dimensions."""
+        dims = self.manifest["job"]["dims"]
+        return tuple(Dim(name, tuple(facts["sizes"]), facts["opt"]) for name, facts in dims.items())
+
     def damage(self) -> list[str]:
         """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
         lines = []
@@ -64,10 +70,12 @@ class Session:
     Attributes:
         inputs: specs of the inputs, in order.
         outputs: specs of the outputs, in order.
+        dims: the sizes that the artifact is verified for, by dimension.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...]
     _runner: Runner = field(repr=False)
 
     def __call__(self, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
@@ -79,7 +87,7 @@ class Session:
         Raises:
             UsageError: a name, dtype or shape does not fit.
         """
-        ordered = check_arrays(self.inputs, arrays)
+        ordered = check_arrays(self.inputs, arrays, self.dims)
         return {spec.name: array for spec, array in zip(self.outputs, self._runner(ordered), strict=True)}
 
 
@@ -137,7 +145,7 @@ def session(artifact: Artifact) -> Session:
             hint="Compile it on such a CPU, or with -O portable=true for every CPU",
         )
     backend = plugins.load("backends", manifest["backend"])
-    return Session(artifact.inputs, artifact.outputs, backend.load(artifact.path, manifest["session"]))
+    return Session(artifact.inputs, artifact.outputs, artifact.dims, backend.load(artifact.path, manifest["session"]))
 
 
 def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[dict[str, Any]]:
@@ -193,7 +201,9 @@ def same_content(old: Path, new: Mapping[str, Any]) -> bool:
     return _content(artifact.manifest) == _content(new) and not artifact.damage()
 
 
-def check_arrays(specs: Sequence[TensorSpec], arrays: "Mapping[str, np.ndarray]") -> "list[np.ndarray]":
+def check_arrays(
+    specs: Sequence[TensorSpec], arrays: "Mapping[str, np.ndarray]", dims: Sequence[Dim] = ()
+) -> "list[np.ndarray]":
     """Returns the arrays in the order of `specs`.
 
     Raises:
@@ -209,6 +219,12 @@ def check_arrays(specs: Sequence[TensorSpec], arrays: "Mapping[str, np.ndarray]"
             got = f"{array.dtype}[{','.join(map(str, array.shape))}]"
             known = ", ".join(f"{name}={size}" for name, size in sizes.items() if name in spec.symbols)
             raise UsageError(f"input {spec.name!r} is {got}", hint=f"Give {spec}{f' with {known}' if known else ''}")
+    for dim in dims:
+        if not dim.min <= sizes.get(dim.name, dim.min) <= dim.max:
+            raise UsageError(
+                f"dimension {dim.name!r} is {sizes[dim.name]}; the artifact is verified for {dim.min}..{dim.max}",
+                hint=f"Compile it with a wider --dim {dim.name}=...",
+            )
     return [arrays[spec.name] for spec in specs]
 
 

@@ -17,7 +17,7 @@ class PlancError(Exception):
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what)
-        self.what = one_line(what)
+        self.what = one_line(what).rstrip(". ")
         self.hint = one_line(hint)
 
     def __str__(self) -> str:

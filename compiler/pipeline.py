@@ -261,6 +261,7 @@ def _manifest(work: Work) -> dict[str, Any]:
             "id": job.id,
             "model": Path(job.source.text).name,
             "target": job.target.name,
+            "chosen_for": job.chosen_for,
             "precision": str(job.precision),
             "options": vars(recipe.backend_options(job)),
             "dims": {

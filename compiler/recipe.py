@@ -1,7 +1,7 @@
 """From what a user typed to a Job: everything is checked here, before any work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Job:
         precision: what the user asks for.
         options: options of the target's backend, as (name, text); checked by `backend_options`.
         tolerance: bounds that replace the defaults of `verify.TOLERANCES`, by name.
+        chosen_for: the target that this one is a candidate of, such as "cpu"; empty where the user named it.
     """
 
     source: Source
@@ -63,6 +64,7 @@ class Job:
     precision: Precision
     options: tuple[tuple[str, str], ...] = ()
     tolerance: tuple[tuple[str, float], ...] = ()
+    chosen_for: str = ""
 
     @property
     def id(self) -> str:
@@ -174,8 +176,10 @@ def candidates(job: Job) -> list[Job]:
     """
     from . import plugins
 
-    names = job.target.candidates or (job.target.name,)
-    jobs = [Job(job.source, find_target(name), job.precision, job.options, job.tolerance) for name in names]
+    if not job.target.candidates:
+        jobs = [job]
+    else:
+        jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
     reasons = {
         one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs
     }

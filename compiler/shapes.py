@@ -5,7 +5,7 @@ One language for torch.export dims, ONNX inputs, backend bounds and the sizes at
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import UsageError, did_you_mean
 
@@ -126,9 +126,10 @@ def parse_dim(text: str) -> Dim:
         least, most = int(match["min"]), int(match["max"])
         opt = int(match["opt"] or least)
         if not 1 <= least <= opt <= most:
+            low, high = sorted((max(least, 1), max(most, 1)))
             raise UsageError(
                 f"--dim {text!r}: sizes must satisfy 1 <= min <= opt <= max",
-                hint=f"Write --dim {name}=1..{max(most, 1)}@{max(least, 1)}",
+                hint=f"Write --dim {name}={low}..{high}@{min(max(opt, low), high)}",
             )
         return Dim(name, tuple(sorted({least, opt, most})), opt)
     sizes = rest.split("|")
@@ -165,6 +166,16 @@ def check_dims(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> None:
                     f"input {spec} has the dynamic dimension {symbol!r} without sizes",
                     hint=f"Add --dim {symbol}=1..8@1, or fix it with --dim {symbol}=1",
                 )
+
+
+def fix(specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
+    """Replaces the symbols of dimensions that have one size by that size; returns specs and the other dims."""
+    sizes = {dim.name: dim.min for dim in dims if dim.min == dim.max}
+    fixed = tuple(
+        replace(spec, shape=tuple(sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape))
+        for spec in specs
+    )
+    return fixed, tuple(dim for dim in dims if dim.name not in sizes)
 
 
 def points(dims: Sequence[Dim]) -> tuple[Point, ...]:

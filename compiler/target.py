@@ -73,4 +73,6 @@ def find_precision(name: str) -> Precision:
     try:
         return Precision(name)
     except ValueError:
-        raise UsageError(f"unknown precision {name!r}", hint=did_you_mean(name, [str(one) for one in Precision])) from None
+        raise UsageError(
+            f"unknown precision {name!r}", hint=did_you_mean(name, [str(one) for one in Precision])
+        ) from None

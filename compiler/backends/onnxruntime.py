@@ -64,10 +64,16 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
     graph = ir.load(folder / PAYLOAD)
+    effective = precision_counts(graph)
+    if low := {"float16", "bfloat16"} & set(effective["nodes"]):
+        raise BuildFailed(
+            f"the model computes in {', '.join(sorted(low))} although fp32 was asked for",
+            hint="Cast the model to float32, or build it with -t openvino-cpu",
+        )
     blocked = any(node.domain == _BLOCKED_LAYOUT for node in graph.graph.all_nodes())
     return Built(
         session={"graph_optimization_level": "disable_all", "intra_op_num_threads": options.threads},
-        effective_precision=precision_counts(graph),
+        effective_precision=effective,
         requires={"vector_width": host.vector_width()} if blocked else {},
     )
 
