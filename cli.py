@@ -168,7 +168,6 @@ def verify(
     """Check an artifact's files and its outputs against its golden data."""
     _set_up(output_format, debug)
     from .compiler import recipe, worker
-    from .compiler.errors import GateFailed
     from .compiler.verify import verify_artifact
 
     with _Progress() as progress:
@@ -186,10 +185,8 @@ def verify(
         for line in _verification_lines(result):
             print(line)
     if not result["passed"]:
-        raise GateFailed(
-            f"{artifact} differs from its reference: {'; '.join(result['failures'][:3])}",
-            hint="Build it again on this machine",
-        )
+        print(f"planc: {artifact} differs from its reference: {'; '.join(result['failures'][:3])}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

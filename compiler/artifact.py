@@ -188,6 +188,8 @@ def require_replaceable(final: Path) -> None:
     Raises:
         UsageError: it holds something that planc did not make.
     """
+    if final.name in ("", ".."):
+        raise UsageError(f"-o {final} names no folder of its own", hint="Write -o out/NAME")
     if final.is_symlink() or (final.exists() and not (final / MANIFEST).is_file() and not _is_empty(final)):
         raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
 

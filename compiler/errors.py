@@ -1,6 +1,5 @@
 """One class per exit code; each error is one line that says what, where, and the next thing to type."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -76,6 +75,8 @@ def one_line(text: str, limit: int = 600) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns "did you mean X?" for the nearest known word, else the list of the known ones."""
+    import difflib
+
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     if near:
