@@ -158,7 +158,7 @@ def limits(model: Source | None, seconds: float, memory: str | None) -> Limits:
     Raises:
         UsageError: the memory is no size, or the time is not positive.
     """
-    if seconds <= 0:
+    if not seconds > 0:  # NaN too
         raise UsageError(f"--time-limit {seconds:g} is not positive", hint="Give seconds, such as --time-limit 600")
     if memory is not None:
         return Limits(seconds, bytes_of(memory), bytes_of(memory))
@@ -219,7 +219,7 @@ def bytes_of(text: str) -> int:
     unit = text.strip()[len(number) :].lower()
     try:
         size = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         size = 0
     if size <= 0:
         raise UsageError(f"{text!r} is not a size", hint="Write it like 8GiB or 500MB")
@@ -235,9 +235,12 @@ def _pair(flag: str, text: str) -> tuple[str, str]:
 
 def _number(flag: str, name: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise UsageError(f"{flag} {name}={value}: not a number", hint=f"Write {flag} {name}=0.999") from None
+        number = math.nan
+    if math.isnan(number):  # a bound that is NaN would hold always
+        raise UsageError(f"{flag} {name}={value}: not a number", hint=f"Write {flag} {name}=0.999")
+    return number
 
 
 def _typed(name: str, kind: str, text: str) -> Any:
