@@ -1,5 +1,6 @@
 """From what a user typed to a Job: everything is checked here, before any work."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
