@@ -1,0 +1,40 @@
+"""What can be built and run here."""
+
+from importlib import metadata
+
+from planc.compiler import doctor, host
+from planc.compiler.target import Precision, find_target, target_names
+
+
+def test_versions_are_the_installed_ones() -> None:
+    versions = doctor.versions()
+    assert versions["onnxruntime"] == metadata.version("onnxruntime")
+    assert versions["planc"] == metadata.version("planc")
+
+
+def test_support_gives_a_reason_or_none() -> None:
+    support = doctor.support(find_target("openvino-cpu"))
+    assert support.keys() == {str(one) for one in Precision}
+    assert support["fp32"] is None
+    assert support["fp16"] is None
+    assert (support["bf16"] is None) == host.has_bf16()
+    assert support["int8"]
+
+
+def test_a_target_with_candidates_can_what_one_of_them_can() -> None:
+    support = doctor.support(find_target("cpu"))
+    assert support["fp16"] is None  # OpenVINO
+    assert support["int8"]
+    assert "onnxruntime-cpu" in support["int8"]
+    assert "openvino-cpu" in support["int8"]
+
+
+def test_examine_covers_every_target() -> None:
+    facts = doctor.examine()
+    assert facts["targets"].keys() == set(target_names())
+    for one in facts["targets"].values():
+        assert set(one["buildable"]) | set(one["why_not"]) == {str(precision) for precision in Precision}
+        assert not set(one["buildable"]) & set(one["why_not"])
+    assert facts["targets"]["onnxruntime-cpu"]["runnable"] is True
+    assert facts["targets"]["null"]["runnable"] is False
+    assert facts["host"]["cores"] == host.cores()
