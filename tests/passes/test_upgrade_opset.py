@@ -1,0 +1,67 @@
+"""UpgradeOpset: old graphs speak a newer opset and compute the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from planc.passes.upgrade_opset import UpgradeOpset
+
+OPSET_9 = """\
+<ir_version: 4, opset_import: ["": 9]>
+g (float[1,3,4,4] x) => (float[1,6,8,8] y) {
+  n = BatchNormalization<epsilon=0.001>(x, scale, shift, mean, var)
+  s = Softmax<axis=1>(n)
+  c = Clip<min=0.0, max=6.0>(n)
+  j = Concat<axis=1>(s, c)
+  y = Upsample<mode="nearest">(j, scales)
+}
+"""
+OPSET_13 = """\
+<ir_version: 7, opset_import: ["": 13]>
+g (float[2,6] x) => (float[2,1] y) {
+  axes = Constant<value = int64[1] {1}>()
+  s = ReduceSum<keepdims=1>(x, axes)
+  y = Sqrt(s)
+}
+"""
+
+
+@pytest.fixture
+def nine(onnx_file: Callable[..., Path], tmp_path: Path) -> ir.Model:
+    ones = np.array([0.5, 1.0, 2.0], np.float32)
+    arrays = {"scale": ones, "shift": ones, "mean": ones, "var": ones, "scales": np.array([1, 1, 2, 2], np.float32)}
+    return ir.load(onnx_file(tmp_path / "nine.onnx", OPSET_9, **arrays))
+
+
+def test_opset_9(nine: ir.Model, infer: Callable[..., list[Any]]) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 4, 4), dtype=np.float32) * 4
+    before = infer(nine, x=x)
+    assert UpgradeOpset()(nine).modified
+    assert nine.opset_imports[""] == 18
+    assert "Upsample" not in [node.op_type for node in nine.graph]
+    np.testing.assert_allclose(infer(nine, x=x)[0], before[0], rtol=1e-5, atol=1e-6)
+    assert not UpgradeOpset()(nine).modified
+
+
+def test_opset_13(onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]]) -> None:
+    model = ir.load(onnx_file(tmp_path / "g.onnx", OPSET_13))
+    x = np.random.default_rng(0).uniform(size=(2, 6)).astype(np.float32)
+    before = infer(model, x=x)
+    assert UpgradeOpset()(model).modified
+    assert model.opset_imports[""] == 18
+    np.testing.assert_allclose(infer(model, x=x)[0], before[0], rtol=1e-6)
+
+
+def test_a_new_enough_model_is_left_alone(conv_model: ir.Model) -> None:
+    assert not UpgradeOpset()(conv_model).modified
+    assert conv_model.opset_imports[""] == 18
+
+
+def test_least_is_an_option(conv_model: ir.Model, image: np.ndarray, infer: Callable[..., list[Any]]) -> None:
+    before = infer(conv_model, x=image)
+    assert UpgradeOpset(least=20)(conv_model).modified
+    assert conv_model.opset_imports[""] == 20
+    np.testing.assert_allclose(infer(conv_model, x=image)[0], before[0], rtol=1e-5)
