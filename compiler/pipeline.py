@@ -209,7 +209,7 @@ def _optimize(work: Work, _emit: Emit) -> None:
     try:
         work.changed_by = passes.run(model, work.job.target.family)
     except Exception as error:
-        raise BuildFailed(f"graph passes: {error}: {error.__cause__ or ''}") from error
+        raise BuildFailed(f"graph pass {error}") from error
     model.producer_name, model.producer_version = _PLANC, None
     ir.save(model, work.optimized, external_data=f"{work.optimized.name}.data")
 

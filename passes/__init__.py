@@ -44,4 +44,17 @@ def run(model: ir.Model, family: str) -> list[str]:
         LookupError: there is no preset of that name.
         onnx_ir.passes.PassError: a pass failed; it names the pass.
     """
-    return [pass_.name for pass_ in PRESETS[family] if pass_(model).modified]
+    changed = []
+    for pass_ in PRESETS[family]:
+        try:
+            if pass_(model).modified:
+                changed.append(pass_.name)
+        except Exception as error:
+            raise ir.passes.PassError(f"{pass_.name}: {_root_cause(error)}") from error
+    return changed
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

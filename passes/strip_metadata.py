@@ -1,6 +1,7 @@
 """Removes notes that must not ship: stack traces, absolute paths, doc strings."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -19,10 +20,7 @@ class StripMetadata(Pass):
         """Strips in place."""
         modified = False
         for thing in (*all_graphs(model), *all_nodes(model), *all_values(model), *all_tensors(model)):
-            if thing.metadata_props or thing.doc_string:
-                thing.metadata_props.clear()
-                thing.doc_string = None
-                modified = True
+            modified |= _strip(thing)
         for key in [key for key in model.metadata_props if key.startswith("pkg.torch")]:
             del model.metadata_props[key]
             modified = True
@@ -30,3 +28,15 @@ class StripMetadata(Pass):
             model.doc_string = None
             modified = True
         return ir.passes.PassResult(model, modified=modified)
+
+
+def _strip(thing: Any) -> bool:
+    if not thing.metadata_props and not thing.doc_string:
+        return False
+    thing.metadata_props.clear()
+    if isinstance(thing, ir.serde.TensorProtoTensor):  # it is written as it was read
+        thing.raw.ClearField("metadata_props")
+        thing.raw.ClearField("doc_string")
+    else:
+        thing.doc_string = None
+    return True

@@ -30,14 +30,14 @@ def test_there_is_no_other_family(conv_model: ir.Model) -> None:
 
 
 @dataclass(frozen=True)
-class _Broken(Pass):
+class BrokenPass(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        raise ValueError("cannot do that")
+        raise ValueError("cannot do that") from KeyError("no such weight")
 
 
 def test_a_failing_pass_is_named(conv_model: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "broken", (_Broken(),))
-    with pytest.raises(ir.passes.PassError, match="_Broken"):
+    monkeypatch.setitem(PRESETS, "broken", (BrokenPass(),))
+    with pytest.raises(ir.passes.PassError, match="broken-pass: KeyError: 'no such weight'"):
         passes.run(conv_model, "broken")
 
 

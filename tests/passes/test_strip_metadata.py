@@ -22,8 +22,8 @@ def _littered(model: ir.Model) -> ir.Model:
             value.metadata_props["where"] = SECRET
     for value in model.graph.initializers.values():
         value.doc_string = SECRET
-        assert value.const_value is not None
-        value.const_value.doc_string = SECRET
+        assert isinstance(value.const_value, ir.serde.TensorProtoTensor)
+        value.const_value.raw.doc_string = SECRET
     model.graph.inputs[0].doc_string = SECRET
     return model
 
