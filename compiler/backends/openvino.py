@@ -111,9 +111,10 @@ def _effective(folder: Path, session: Mapping[str, Any]) -> dict[str, Any]:
     layers: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
-        kind, precision = str(facts["layerType"].value), str(facts["runtimePrecision"].value)
+        kind, primitive = str(facts["layerType"].value), str(facts["primitiveType"].value)
         if kind not in ("Const", "Input", "Output"):
-            layers[precision] += 1
+            # "brgconv_avx2_f32" ends in the activations' type; "runtimePrecision" is the weights', which may be packed
+            layers[primitive.rpartition("_")[2]] += 1
     weights: Counter[str] = Counter()
     for node in ov.Core().read_model(str(folder / PAYLOAD)).get_ops():
         if node.get_type_name() == "Constant":

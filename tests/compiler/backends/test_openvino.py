@@ -1,0 +1,138 @@
+"""OpenVINO on the CPU: the execution precision is pinned and proven."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from planc.compiler import host
+from planc.compiler.backends import openvino as backend
+from planc.compiler.errors import BuildFailed
+from planc.compiler.target import Precision, find_target
+
+WEIGHTS = 4 * (16 * 27 + 16 + 5 * 16 + 5)
+"""Bytes of CONV's weights in fp32 once batch normalization is folded."""
+
+
+def _build(workshop: Path, folder: Path, precision: Precision = Precision.FP32, **options: Any) -> Any:
+    folder.mkdir()
+    return backend.build(workshop / "conv.onnx", precision, backend.Options(**options), folder)
+
+
+def _run(folder: Path, session: Any, image: np.ndarray) -> np.ndarray:
+    return np.asarray(backend.load(folder, session)([image])[0])
+
+
+def test_fp32_pins_f32(workshop: Path, tmp_path: Path, infer: Callable[..., list[Any]], image: np.ndarray) -> None:
+    built = _build(workshop, tmp_path / "out")
+    assert built.session == {
+        "inference_precision_hint": "f32",
+        "performance_hint": "LATENCY",
+        "inference_num_threads": 0,
+    }
+    assert not {"f16", "bf16"} & built.effective_precision["layers"].keys()
+    assert built.effective_precision["weights_bytes"]["f32"] >= WEIGHTS
+    expected = infer(workshop / "conv.onnx", x=image)[0]
+    np.testing.assert_allclose(_run(tmp_path / "out", built.session, image), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_plugin_is_compiled_with_the_session(workshop: Path, tmp_path: Path) -> None:
+    built = _build(workshop, tmp_path / "out", threads=1, hint="throughput")
+    compiled = backend._compile(tmp_path / "out", built.session)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert str(compiled.get_property("PERFORMANCE_HINT")) == "THROUGHPUT"
+
+
+def test_fp16_stores_f16_and_runs_f32(
+    workshop: Path, tmp_path: Path, infer: Callable[..., list[Any]], image: np.ndarray
+) -> None:
+    full = _build(workshop, tmp_path / "fp32")
+    built = _build(workshop, tmp_path / "fp16", Precision.FP16)
+    assert built.session["inference_precision_hint"] == "f32"
+    assert built.effective_precision["weights_bytes"]["f16"] >= WEIGHTS // 2
+    assert not {"f16", "bf16"} & built.effective_precision["layers"].keys()
+    sizes = [(tmp_path / name / "model.bin").stat().st_size for name in ("fp16", "fp32")]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert full.effective_precision["weights_bytes"].get("f16", 0) == 0
+    expected = infer(workshop / "conv.onnx", x=image)[0]
+    np.testing.assert_allclose(_run(tmp_path / "fp16", built.session, image), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(host.has_bf16(), reason="this CPU has bf16")
+def test_bf16_is_refused_where_the_cpu_lacks_it(workshop: Path, tmp_path: Path) -> None:
+    reason = backend.why_not(find_target("openvino-cpu"), Precision.BF16)
+    assert reason is not None
+    assert "bf16" in reason
+    assert "silently" in reason
+
+
+@pytest.mark.skipif(not host.has_bf16(), reason="this CPU has no bf16")
+def test_bf16_is_effective_where_the_cpu_has_it(
+    workshop: Path, tmp_path: Path, infer: Callable[..., list[Any]], image: np.ndarray
+) -> None:
+    assert backend.why_not(find_target("openvino-cpu"), Precision.BF16) is None
+    built = _build(workshop, tmp_path / "out", Precision.BF16)
+    assert built.session["inference_precision_hint"] == "bf16"
+    assert built.effective_precision["layers"]["bf16"] >= 1
+    expected = infer(workshop / "conv.onnx", x=image)[0]
+    np.testing.assert_allclose(_run(tmp_path / "out", built.session, image), expected, rtol=1e-1, atol=1e-1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "effective"),
+    [
+        (Precision.FP32, {"layers": {"f32": 2, "bf16": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.FP16, {"layers": {"f16": 1}, "weights_bytes": {"f16": 9999}}),
+        (Precision.FP16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.BF16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
+    ],
+)
+def test_a_precision_that_had_no_effect_is_a_failure(precision: Precision, effective: dict[str, Any]) -> None:
+    with pytest.raises(BuildFailed, match="OpenVINO"):
+        backend._prove(precision, effective)
+
+
+def test_bf16_was_really_refused_for_a_reason(workshop: Path, tmp_path: Path) -> None:
+    """Where the CPU lacks bf16, the plugin takes the hint in silence: the proof is what finds it out."""
+    if host.has_bf16():
+        pytest.skip("this CPU has bf16")
+    with pytest.raises(BuildFailed, match="no layer in bf16"):
+        _build(workshop, tmp_path / "out", Precision.BF16)
+
+
+def test_what_it_cannot_do_has_a_reason() -> None:
+    target = find_target("openvino-cpu")
+    assert backend.why_not(target, Precision.FP32) is None
+    assert backend.why_not(target, Precision.FP16) is None
+    assert "int8" in str(backend.why_not(target, Precision.INT8))
+
+
+def test_a_graph_that_it_refuses(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[n] x) => (float[n] y) { y = NoSuchOperator(x) }'
+    source = onnx_file(tmp_path / "bad.onnx", text)
+    with pytest.raises(BuildFailed, match="OpenVINO refuses the graph"):
+        backend.build(source, Precision.FP32, backend.Options(), tmp_path)
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(BuildFailed, match="OpenVINO cannot load"):
+        session = {"inference_precision_hint": "f32", "performance_hint": "LATENCY", "inference_num_threads": 0}
+        backend.load(tmp_path, session)
+
+
+def test_fingerprint() -> None:
+    assert openvino.__version__.startswith(backend.fingerprint()["openvino"])
+
+
+def test_one_inference_after_another_with_other_sizes(openvino_artifact: Path) -> None:
+    import planc
+
+    session = planc.load(openvino_artifact)
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal((size, 3, 8, 8), dtype=np.float32) for size in (4, 1, 2, 4)]
+    whole = session(x=images[0])["y"]
+    for image in images:
+        rows = [session(x=image[i : i + 1])["y"] for i in range(len(image))]
+        np.testing.assert_allclose(session(x=image)["y"], np.concatenate(rows), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(session(x=images[0])["y"], whole)
