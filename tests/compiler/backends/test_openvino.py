@@ -136,3 +136,26 @@ def test_one_inference_after_another_with_other_sizes(openvino_artifact: Path) -
         rows = [session(x=image[i : i + 1])["y"] for i in range(len(image))]
         np.testing.assert_allclose(session(x=image)["y"], np.concatenate(rows), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(session(x=images[0])["y"], whole)
+
+
+def test_fp16_of_embeddings_and_products(
+    onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]]
+) -> None:
+    """Stored f16 weights travel through Gather and Transpose layers: that is no f16 execution."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((64, 64), dtype=np.float32) for name in ("table", "a", "b")}
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64[n,4] i) => (float[n,4,64] y) {
+      e = Gather(table, i)
+      p = MatMul(e, a)
+      s = Softmax(p)
+      bt = Transpose<perm=[1,0]>(b)
+      y = MatMul(s, bt)
+    }"""
+    source = onnx_file(tmp_path / "g.onnx", text, **arrays)
+    (tmp_path / "out").mkdir()
+    built = backend.build(source, Precision.FP16, backend.Options(), tmp_path / "out")
+    assert built.effective_precision["layers"] == {"f32": 3}
+    assert built.effective_precision["weights_bytes"]["f16"] == 3 * 64 * 64 * 2
+    i = rng.integers(0, 64, (3, 4))
+    (result,) = backend.load(tmp_path / "out", built.session)([i])
+    np.testing.assert_allclose(result, infer(source, i=i)[0], rtol=2e-2, atol=2e-2)
