@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 
 _WARM_UP = 3
 _BURST = 5
-_PAUSE_SECONDS = 0.03  # a runtime's idle threads spin for some ms and would take cores from the next one
+_QUIET_SECONDS = 0.02  # several ticks of the clock that counts the CPU time of other threads
+_MOST_QUIET_TRIES = 25
 
 
 def interleaved(
     runs: Mapping[str, Callable[[], object]], *, rounds: int = 20, seconds: float = 3.0
 ) -> dict[str, list[float]]:
-    """Calls the functions in turn, in short bursts after a pause, and returns their latencies in ms.
+    """Calls the functions in turn, in short bursts, each from rest, and returns their latencies in ms.
 
     Args:
         runs: functions by name.
@@ -28,13 +29,25 @@ def interleaved(
         if done >= 3 and time.perf_counter() - start > seconds:
             break
         for name, run in runs.items():
-            time.sleep(_PAUSE_SECONDS)
+            _wait_until_idle()
             run()
             for _ in range(_BURST):
                 begin = time.perf_counter()
                 run()
                 latencies[name].append((time.perf_counter() - begin) * 1e3)
     return latencies
+
+
+def _wait_until_idle() -> None:
+    """Sleeps until no thread of this process spins: idle ones do for 1 (OpenVINO) to 45 ms (ONNX Runtime) after a run.
+
+    They would take cores from the next runtime. How long they spin depends on the runtime and on the CPU.
+    """
+    for _ in range(_MOST_QUIET_TRIES):
+        before = time.process_time()
+        time.sleep(_QUIET_SECONDS)
+        if time.process_time() - before < _QUIET_SECONDS / 10:
+            return
 
 
 def summary(latencies: list[float]) -> dict[str, float]:
