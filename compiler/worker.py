@@ -11,11 +11,11 @@ import importlib
 import logging
 import os
 import pickle
+import resource
 import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -33,6 +33,11 @@ Emit = Callable[[str, Any], None]
 """Sends (kind, value) to the parent: ("stage", name), ("note", text) or ("memory", bytes needed)."""
 
 _POLL_SECONDS = 0.02
+_LOOK_SECONDS = 0.2  # between looks at the processes that a child started
+_GRACE_SECONDS = 3.0  # for a child that closed its pipe to die
+_KILL_ROUNDS = 100
+_KEPT_WORDS = 1 << 20
+_MARK = "PLANC_WORKER"
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
     "PYTHONHASHSEED": "0",
@@ -60,6 +65,8 @@ def call(
 ) -> T:
     """Calls `function(*args, emit=..., **kwargs)` in a child process and returns its result.
 
+    Whatever the child started is dead when this returns, even where it left the child's session.
+
     Args:
         function: a module-level function that takes a keyword `emit`.
         *args: picklable.
@@ -72,22 +79,54 @@ def call(
         BuildFailed: the child died, ran out of time or memory, or raised anything else.
     """
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile("w+b") as output:
-        command = [sys.executable, "-P", "-m", __name__, str(writer)]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=(writer,),
-            env={**os.environ, **_ENVIRONMENT}, start_new_session=True,
-        )  # fmt: skip
-        os.close(writer)
-        try:
-            with os.fdopen(reader, "rb", buffering=0) as pipe:
-                _send(child, (function.__module__, function.__qualname__, args, kwargs, os.getpid()))
-                return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None), output)  # type: ignore[no-any-return]
-        finally:
-            _kill(child)
-            words = _tail(output, 1 << 20)
-            if words:
-                log.debug("worker output of %s:\n%s", function.__qualname__, words)
+    mark = f"{_MARK}={os.getpid()}-{time.monotonic_ns()}"
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, str(writer)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
+        env={**os.environ, **_ENVIRONMENT, _MARK: mark.partition("=")[2]}, start_new_session=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert child.stdout
+    words = _Words(child.stdout)
+    try:
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            _send(child, (function.__module__, function.__qualname__, args, kwargs, os.getpid()))
+            return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None), words)  # type: ignore[no-any-return]
+    finally:
+        _kill(child, mark)
+        words.drain()
+        child.stdout.close()
+        if words.kept:
+            log.debug("worker output of %s:\n%s", function.__qualname__, words.text())
+
+
+class _Words:
+    """The end of what a child prints. It is read all the time, so that a talkative child fills no disk."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        os.set_blocking(stream.fileno(), False)
+        self.stream: IO[bytes] | None = stream
+        self.kept = bytearray()
+
+    def read(self) -> None:
+        """Takes what is there."""
+        assert self.stream
+        with suppress(BlockingIOError):
+            chunk = os.read(self.stream.fileno(), 1 << 20)
+            self.kept += chunk
+            del self.kept[:-_KEPT_WORDS]
+            if not chunk:
+                self.stream = None
+
+    def drain(self) -> None:
+        """Takes what a dead child left in the pipe: at most what a pipe holds."""
+        for _ in range(4):
+            if self.stream:
+                self.read()
+
+    def text(self) -> str:
+        """The words."""
+        return self.kept.decode(errors="replace").strip()
 
 
 def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
@@ -97,20 +136,21 @@ def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
         child.stdin.close()
 
 
-def _supervise(
-    child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, output: IO[bytes]
-) -> Any:
+def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, words: _Words) -> Any:
     deadline = time.monotonic() + limits.seconds
     memory, stage = limits.memory, "start"
-    buffer = b""
+    buffer, tree = b"", _Tree(child.pid)
     while True:
-        ready, _, _ = select.select([pipe], [], [], _POLL_SECONDS)
-        if ready:
+        died = child.poll() is not None  # before the read: what it said last is in the pipe
+        ready, _, _ = select.select([pipe, *filter(None, [words.stream])], [], [], 0 if died else _POLL_SECONDS)
+        if words.stream in ready:
+            words.read()
+        if pipe in ready:
             chunk = pipe.read(1 << 16)
             if not chunk:
-                raise _death(child, stage, output)
+                raise _death(child, stage, words)
             buffer += chunk
-            while (message := _take(buffer)) is not None:
+            while (message := _take(buffer, stage)) is not None:
                 (kind, value), buffer = message
                 if kind == "done":
                     return value
@@ -121,8 +161,9 @@ def _supervise(
                 elif kind == "stage":
                     stage = str(value)
                 on_event(kind, value)
-        used = _anonymous_bytes(child.pid)
-        if memory and used > memory:
+        elif died:  # a process that it left behind may still hold the pipe open
+            raise _death(child, stage, words)
+        if memory and tree.uses_more_than(memory):
             raise errors.BuildFailed(
                 f"stage {stage} needed more than its memory limit of {memory / 2**30:.2f} GiB",
                 hint="Raise it with --memory-limit, such as --memory-limit 8GiB",
@@ -134,13 +175,41 @@ def _supervise(
             )
 
 
-def _take(buffer: bytes) -> tuple[tuple[str, Any], bytes] | None:
+class _Tree:
+    """Memory of a process and of those that it started."""
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.others = 0
+        self.looked = 0.0
+        self.strikes = 0
+
+    def uses_more_than(self, limit: int) -> bool:
+        """Whether the limit is passed: by the root at once, by the whole tree in two looks.
+
+        A process on its way from vfork to exec shows its parent's memory as its own, for a moment.
+        """
+        own = _anonymous_bytes(self.root)
+        if own > limit:
+            return True
+        if time.monotonic() - self.looked >= _LOOK_SECONDS:
+            self.looked = time.monotonic()
+            self.others = sum(map(_share_of_anonymous_bytes, _descendants(self.root)))
+            self.strikes = self.strikes + 1 if own + self.others > limit else 0
+        return self.strikes >= 2
+
+
+def _take(buffer: bytes, stage: str) -> tuple[tuple[str, Any], bytes] | None:
     if len(buffer) < 8:
         return None
     size = int.from_bytes(buffer[:8], "little")
     if len(buffer) < 8 + size:
         return None
-    return pickle.loads(buffer[8 : 8 + size]), buffer[8 + size :]  # noqa: S301  our own child
+    try:
+        kind, value = pickle.loads(buffer[8 : 8 + size])  # noqa: S301  our own child
+    except Exception as error:  # user code in the child wrote to a file descriptor that is not its own
+        raise errors.BuildFailed(f"the worker gave no readable answer in stage {stage}: {error}") from error
+    return (str(kind), value), buffer[8 + size :]
 
 
 def _revive(value: tuple[str, str, str, str], stage: str) -> errors.PlancError:
@@ -153,8 +222,12 @@ def _revive(value: tuple[str, str, str, str], stage: str) -> errors.PlancError:
     return error
 
 
-def _death(child: "subprocess.Popen[bytes]", stage: str, output: IO[bytes]) -> errors.BuildFailed:
-    code = child.wait()
+def _death(child: "subprocess.Popen[bytes]", stage: str, words: _Words) -> errors.BuildFailed:
+    try:
+        code = child.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:  # it lives, but closed all its files: no answer can come any more
+        return errors.BuildFailed(f"the worker closed its connection in stage {stage}")
+    words.drain()
     how = f"exited with code {code}"
     if code < 0:
         try:
@@ -163,32 +236,66 @@ def _death(child: "subprocess.Popen[bytes]", stage: str, output: IO[bytes]) -> e
             how = f"was killed by signal {-code}"
     last = [
         line
-        for line in _tail(output, 4096).splitlines()
+        for line in words.text()[-4096:].splitlines()
         if line.strip() and not line.startswith((" ", "Extension modules"))
     ]
-    words = f": {last[-1]}" if last and code >= 0 else ""
-    return errors.BuildFailed(f"the worker {how} in stage {stage}{words}")
+    said = f": {last[-1]}" if last and code >= 0 else ""
+    return errors.BuildFailed(f"the worker {how} in stage {stage}{said}")
 
 
-def _kill(child: "subprocess.Popen[bytes]") -> None:
+def _kill(child: "subprocess.Popen[bytes]", mark: str) -> None:
+    """Kills the child, its session, and what left the session but still has our mark in its environment."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    for _ in range(_KILL_ROUNDS):
+        left = _marked(mark.encode())
+        for pid in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(_POLL_SECONDS / 2)
 
 
-def _tail(output: IO[bytes], size: int) -> str:
-    end = output.seek(0, os.SEEK_END)
-    output.seek(max(0, end - size))
-    return output.read().decode(errors="replace").strip()
+def _marked(mark: bytes) -> list[int]:
+    """Processes of this user, other than this one, whose environment holds the mark (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes below `pid`; none where the system does not tell."""
+    found, pending = [], [pid]
+    while pending:
+        with suppress(OSError):
+            for task in Path(f"/proc/{pending.pop()}/task").iterdir():
+                children = [int(child) for child in (task / "children").read_text().split()]
+                found += children
+                pending += children
+    return found
 
 
 def _anonymous_bytes(pid: int) -> int:
     """Anonymous resident memory of a process in bytes; 0 where the system does not tell."""
+    return _sum_of_lines(Path(f"/proc/{pid}/status"), ("RssAnon:", "RssShmem:"))
+
+
+def _share_of_anonymous_bytes(pid: int) -> int:
+    """Anonymous memory of a forked process, what it shares with others counted in part."""
+    return _sum_of_lines(Path(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+
+
+def _sum_of_lines(path: Path, starts: tuple[str, ...]) -> int:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(starts))
 
 
 def _die_with(parent: int) -> None:
@@ -220,9 +327,17 @@ def _describe(error: BaseException) -> tuple[str, str, str, str]:
     return "", f"{type(error).__name__}: {error}", "", trace
 
 
+def _flush() -> None:
+    """Writes out what the function printed; user code may have closed the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
 def main() -> None:
     """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
     faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     pipe = open(int(sys.argv[1]), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
 
@@ -238,11 +353,11 @@ def main() -> None:
         function = getattr(importlib.import_module(module), name)
         result = function(*args, emit=emit, **kwargs)
     except BaseException as error:
+        _flush()
         emit("error", _describe(error))
     else:
+        _flush()
         emit("done", result)
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)  # the result is out: third-party destructors have nothing to add but crashes
 
 
