@@ -1,5 +1,6 @@
 """What both frontends do to a graph: write it, read its specs, name its dimensions."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...passes import all_values
-from ..errors import UsageError
+from ..errors import IOFailed, UsageError
 from ..shapes import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 def save(model: ir.Model, path: Path) -> None:
     """Writes the graph to `path`, and its weights beside it to `NAME.data`."""
     ir.save(model, path, external_data=f"{path.name}.data")
+
+
+def require_space(folder: Path, weights: int) -> None:
+    """Checks, before any work, that `folder` has room for what a compile writes: three forms of the weights.
+
+    Raises:
+        IOFailed: it has not.
+    """
+    needed, free = 3 * weights, shutil.disk_usage(folder).free
+    if free < needed:
+        place = folder.parent
+        raise IOFailed(
+            f"no space left in {place}: about {needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free",
+            hint="Free some space or give another -o",
+        )
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -42,11 +58,11 @@ def output_specs(model: ir.Model, seen: "Mapping[str, np.ndarray]") -> tuple[Ten
 def rename_symbols(model: ir.Model, names: Mapping[str, str | int]) -> None:
     """Renames symbolic dimensions, or gives them a fixed size, in every value of the model."""
     for value in all_values(model):
-        if value.shape is None or value.shape.frozen:
+        if value.shape is None:
             continue
-        for axis, size in enumerate(value.shape):
-            if isinstance(size, ir.SymbolicDim) and size.value in names:
-                value.shape[axis] = names[str(size.value)]
+        sizes = [names.get(str(size.value), size) if isinstance(size, ir.SymbolicDim) else size for size in value.shape]
+        if sizes != list(value.shape):
+            value.shape = ir.Shape(sizes)  # the old one may be frozen
 
 
 def _spec(value: ir.Value) -> TensorSpec:
