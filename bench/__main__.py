@@ -1,0 +1,35 @@
+"""`python -m bench [cli] [overhead] [latency]`: runs the benchmarks, prints Markdown."""
+
+import argparse
+
+from .common import machine
+
+TOPICS = ("cli", "overhead", "latency")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures planc on this machine.")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)}; all without one")
+    parser.add_argument("--no-torch-compile", action="store_true", help="leave out torch.compile (it takes minutes)")
+    words = parser.parse_args()
+    unknown = set(words.topics) - set(TOPICS)
+    if unknown:
+        parser.error(f"unknown topic {sorted(unknown)[0]!r}: give {', '.join(TOPICS)}")
+    chosen = words.topics or TOPICS
+    print(f"{machine()}\n", flush=True)
+    if "cli" in chosen:
+        from . import cli
+
+        cli.main()
+    if "overhead" in chosen:
+        from . import overhead
+
+        overhead.main()
+    if "latency" in chosen:
+        from . import latency
+
+        latency.main(torch_compile=not words.no_torch_compile)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What the benchmarks share: running planc, describing the machine, printing Markdown tables."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planc.compiler import host
+
+ROOT = Path(__file__).parents[1]
+PLANC = Path(sys.executable).with_name("planc")
+VERSIONS = ("planc", "torch", "onnxruntime", "openvino", "onnxscript", "onnx-ir", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of bench/models.py with its shapes.
+
+    Attributes:
+        title: for the reader.
+        model: name of the callable.
+        inputs: as for --input.
+        dims: as for --dim.
+    """
+
+    title: str
+    model: str
+    inputs: tuple[str, ...]
+    dims: tuple[str, ...]
+
+    def compile(self, target: str, precision: str, *words: str) -> dict[str, Any]:
+        """Runs `planc compile` and returns its JSON document, which holds an `error` where it refused."""
+        shapes = [f"--input={text}" for text in self.inputs] + [f"--dim={text}" for text in self.dims]
+        out = ROOT / "out/bench" / f"{self.model}-{'-'.join(self.dims)}-{target}-{precision}"
+        command = [PLANC, "compile", f"bench/models.py:{self.model}", *shapes, "-t", target, "-p", precision, "-o", out]
+        done = subprocess.run(
+            [*command, *words, "--format", "json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+
+_IDS = ("input_ids=int64[batch,seq]:0..30521", "attention_mask=int64[batch,seq]:1..1")
+_IMAGES = ("x=float32[batch,3,224,224]",)
+
+RESNET50 = Case("ResNet-50 (random weights), batch 1 of 1..8", "resnet50", _IMAGES, ("batch=1..8@1",))
+EFFICIENTNET = Case("EfficientNet-Lite0, batch 1 of 1..8", "efficientnet_lite0", _IMAGES, ("batch=1..8@1",))
+MINILM = Case("MiniLM-L6, batch 1 of 1..8, sequence 128 of 8..256", "minilm", _IDS, ("batch=1..8@1", "seq=8..256@128"))
+MINILM_FIXED = Case("MiniLM-L6 compiled for batch 1, sequence 128 only", "minilm", _IDS, ("batch=1", "seq=128"))
+
+
+def machine() -> str:
+    """Describes what the figures depend on."""
+    versions = ", ".join(f"{name} {host.version(name)}" for name in VERSIONS)
+    flags = " ".join(flag for flag in sorted(host.cpu_flags()) if flag.startswith(("avx", "amx"))) or "no AVX"
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    return f"{host.cpu_name()}, {host.cores()} cores ({flags}), {load}; Python {sys.version.split()[0]}, {versions}"
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a Markdown table: names to the left, figures to the right."""
+    print(f"\n| {' | '.join(headers)} |")
+    print(f"|---|{'--:|' * (len(headers) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print(flush=True)
