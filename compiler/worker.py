@@ -7,6 +7,7 @@ Parent and child speak pickles over a pipe of their own; what the child prints g
 """
 
 import faulthandler
+import gc
 import importlib
 import logging
 import os
@@ -337,6 +338,7 @@ def _flush() -> None:
 def main() -> None:
     """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
     faulthandler.enable()
+    gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     pipe = open(int(sys.argv[1]), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit

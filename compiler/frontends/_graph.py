@@ -57,6 +57,8 @@ def output_specs(model: ir.Model, seen: "Mapping[str, np.ndarray]") -> tuple[Ten
 
 def rename_symbols(model: ir.Model, names: Mapping[str, str | int]) -> None:
     """Renames symbolic dimensions, or gives them a fixed size, in every value of the model."""
+    if not names:
+        return
     for value in all_values(model):
         if value.shape is None:
             continue

@@ -1,13 +1,17 @@
 """ONNX files: any opset from 9, external data beside the file. Nothing in the file is trusted."""
 
+import logging
+import math
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ...passes import all_nodes, all_tensors, all_values
+from ...passes import all_nodes, all_tensors
 from .. import golden, host, shapes
 from ..errors import BuildFailed, UsageError, did_you_mean
 from ..golden import Golden
@@ -15,11 +19,21 @@ from ..recipe import Source
 from ..shapes import Dim, TensorSpec
 from ..worker import Emit
 from . import Exported
-from ._graph import input_specs, output_specs, rename_symbols, save
+from ._graph import input_specs, output_specs, rename_symbols, require_space, save
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger(__name__)
 
 OLDEST_OPSET = 9
 MOST_ELEMENTS = 2**31 - 1
 """TensorRT's limit for one tensor; no deployable graph comes near."""
+MOST_NODES = 2_000_000
+MOST_NAME = 1000
+MOST_RANK = 64  # NumPy's
+
+_LIBRARIES = 512 << 20
 
 
 def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
@@ -35,17 +49,23 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     start = time.perf_counter()
     path = Path(source.text)
     model = read(path)
-    data = sorted({tensor.path for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)})
+    tensors = list(all_tensors(model))
+    data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
     specs, dims = _bind(model, source)
-    emit("memory", _needs(model, path, dims))
     exported = folder / "model.onnx"
+    weights = sum(tensor.nbytes for tensor in tensors)
+    require_space(folder, weights)
     save(model, exported)
+    inferred = _infer_shapes(exported)
+    emit("memory", _needs(inferred, path, weights, dims))
     seconds["load"] = time.perf_counter() - start
 
     emit("stage", "reference")
     start = time.perf_counter()
     goldens = _reference(source, exported, specs, dims)
     seconds["reference"] = time.perf_counter() - start
+    for value, known in zip(model.graph.outputs, inferred.graph.output, strict=True):
+        value.shape = ir.serde.deserialize_type_proto_for_shape(known.type) or value.shape
     return Exported(
         path=exported,
         inputs=specs,
@@ -73,53 +93,118 @@ def read(path: Path) -> ir.Model:
         raise UsageError(f"{path} is not an ONNX file or is cut short: {error}", hint="Export it again") from error
     if not proto.graph.output:
         raise UsageError(f"{path} is not an ONNX model: its graph has no output", hint="Export it again")
+    _check_border(path, proto)
     _check_calls(path, proto)
+    external = [tensor for tensor in _stored(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in external:
+        _check_external(path, tensor)
     try:
+        onnx.checker.check_model(str(path))
         model = ir.from_proto(proto)
     except Exception as error:
         raise UsageError(f"{path} is not a valid ONNX model: {_chain(error)}", hint="Export it again") from error
     _check_opset(path, model)
-    for tensor in all_tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(path, tensor)
-            tensor.base_dir = str(path.parent)
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:
-        raise UsageError(f"{path} is not a valid ONNX model: {error}", hint="Export it again") from error
+    for found in all_tensors(model) if external else ():
+        if isinstance(found, ir.ExternalTensor):
+            found.base_dir = str(path.parent)
     return model
 
 
-def _check_calls(path: Path, proto: object) -> None:
-    """Refuses functions that call themselves: every library that inlines them overflows its stack."""
-    functions = {(function.domain, function.name): function for function in proto.functions}  # type: ignore[attr-defined]
+def _check_border(path: Path, proto: "onnx.ModelProto") -> None:
+    """Refuses inputs and outputs that are no tensors of sane rank and size, or whose names no archive can hold."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type.tensor_type
+        if len(value.name) > MOST_NAME:
+            short = f"{value.name[:20]}..."
+            raise UsageError(f"{path}: the name {short!r} is longer than {MOST_NAME}", hint="Give it a shorter name")
+        if value.type.WhichOneof("value") not in ("tensor_type", None):
+            raise UsageError(f"{path}: {value.name!r} is not a tensor", hint="planc takes tensors only: split it up")
+        if len(kind.shape.dim) > MOST_RANK:
+            raise UsageError(
+                f"{path}: {value.name!r} has {len(kind.shape.dim)} dimensions; {MOST_RANK} is the most",
+                hint="Reshape it in the model",
+            )
+        if any(size.dim_value < 0 for size in kind.shape.dim):
+            raise UsageError(f"{path}: {value.name!r} has a negative size", hint="Export it again")
+    if any(graph.sparse_initializer for graph in _graphs(proto)):
+        raise UsageError(f"{path} has sparse weights, which planc does not read", hint="Store them as dense tensors")
 
-    def called(nodes: Sequence[object]) -> Iterator[tuple[str, str]]:
-        pending = list(nodes)
-        while pending:
-            node = pending.pop()
-            yield node.domain, node.op_type  # type: ignore[attr-defined]
-            for attribute in node.attribute:  # type: ignore[attr-defined]
-                for graph in (attribute.g, *attribute.graphs):
-                    pending.extend(graph.node)
 
-    calls = {key: [name for name in called(function.node) if name in functions] for key, function in functions.items()}
-    done: set[tuple[str, str]] = set()
-    for root in calls:
-        trail, pending = [root], [iter(calls[root])]
+def _inside(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.NodeProto]":
+    """The nodes, and those in their subgraphs."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                pending.extend(graph.node)
+
+
+def _attributes(proto: "onnx.ModelProto") -> "Iterator[onnx.AttributeProto]":
+    """Every attribute in the file, those in subgraphs and functions too."""
+    for node in _inside((*proto.graph.node, *(node for function in proto.functions for node in function.node))):
+        yield from node.attribute
+
+
+def _graphs(proto: "onnx.ModelProto") -> "Iterator[onnx.GraphProto]":
+    yield proto.graph
+    for attribute in _attributes(proto):
+        yield from (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs)
+
+
+def _stored(proto: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
+    """Every tensor in the file, those in subgraphs, functions and sparse tensors too."""
+    for attribute in _attributes(proto):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+    for graph in _graphs(proto):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+
+
+def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
+    """Refuses functions that call themselves, or that unfold to more nodes than any machine holds.
+
+    Every library that inlines them overflows its stack with the first, and its memory with the second: 40 functions
+    that call the next one twice are 10^12 nodes.
+    """
+    functions = {(function.domain, function.name): function for function in proto.functions}
+    if not functions:
+        return
+
+    def called(nodes: "Iterable[onnx.NodeProto]") -> tuple[int, list[tuple[str, str]]]:
+        names = [(node.domain, node.op_type) for node in _inside(nodes)]
+        return len(names), [name for name in names if name in functions]
+
+    own = {key: called(function.node) for key, function in functions.items()}
+    unfolded: dict[tuple[str, str], int] = {}
+    for root in functions:
+        trail, pending = [root], [iter(own[root][1])]
         while pending:
             following = next(pending[-1], None)
             if following is None:
-                done.add(trail.pop())
+                done = trail.pop()
                 pending.pop()
+                unfolded[done] = own[done][0] + sum(unfolded[name] for name in own[done][1])
             elif following in trail:
                 raise UsageError(
                     f"{path}: the function {following[1]!r} calls itself",
                     hint="ONNX allows no recursion: export it again",
                 )
-            elif following not in done:
+            elif following not in unfolded:
                 trail.append(following)
-                pending.append(iter(calls[following]))
+                pending.append(iter(own[following][1]))
+    count, calls = called(proto.graph.node)
+    total = count + sum(unfolded[name] for name in calls)
+    if total > MOST_NODES:
+        raise UsageError(
+            f"{path}: its functions unfold to {total:.3g} nodes; {MOST_NODES} is the most", hint="Export it again"
+        )
 
 
 def _check_opset(path: Path, model: ir.Model) -> None:
@@ -133,28 +218,49 @@ def _check_opset(path: Path, model: ir.Model) -> None:
         )
 
 
-def _check_external(path: Path, tensor: ir.ExternalTensor) -> None:
+def _check_external(path: Path, tensor: "onnx.TensorProto") -> None:
     """Refuses external data that is not a plain file inside the model's folder, or ends too early."""
-    where = Path(tensor.location)
-    folder = path.parent.resolve()
-    name = f"{path}: external data {str(where)!r} of {tensor.name!r}"
-    if where.is_absolute() or ".." in where.parts:
-        raise UsageError(f"{name} points outside the model's folder", hint="Save the model with its data beside it")
-    file = folder / where
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    where = facts.get("location", "")
+    name = f"{path}: external data {where!r} of {tensor.name!r}"
+    beside = "Save the model with its data beside it"
+    if not where or not where.isprintable():
+        raise UsageError(f"{name} has no file name", hint=beside)
+    if Path(where).is_absolute() or ".." in Path(where).parts:
+        raise UsageError(f"{name} points outside the model's folder", hint=beside)
+    file = path.parent.resolve() / where
     try:
-        facts = file.lstat()
+        found = file.lstat()
     except OSError:
         raise UsageError(f"{name} is missing", hint=f"Put it into {path.parent}") from None
     if file.resolve() != file:
-        raise UsageError(f"{name} is a link", hint="Save the model with its data beside it")
-    if not stat.S_ISREG(facts.st_mode):
-        raise UsageError(f"{name} is not a regular file", hint="Save the model with its data beside it")
-    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
-    if offset < 0 or length < 0 or length < tensor.nbytes or offset + length > facts.st_size:
+        raise UsageError(f"{name} is a link", hint=beside)
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{name} is not a regular file", hint=beside)
+    needed = _bytes_of(path, tensor)
+    offset, length = (facts.get("offset") or "0"), facts.get("length") or str(needed)
+    if not offset.isdecimal() or not length.isdecimal():
+        raise UsageError(f"{name} has offset {offset!r} and length {length!r}", hint="Export it again")
+    if int(length) < needed or int(offset) + int(length) > found.st_size:
         raise UsageError(
-            f"{name} should have {length} bytes at offset {offset}; the file has {facts.st_size}",
+            f"{name} should have {max(needed, int(length))} bytes at {int(offset)}; the file has {found.st_size}",
             hint="Copy the data file again",
         )
+
+
+def _bytes_of(path: Path, tensor: "onnx.TensorProto") -> int:
+    """Bytes that a tensor's shape and dtype ask for."""
+    try:
+        dtype = ir.DataType(tensor.data_type)
+    except ValueError:
+        raise UsageError(
+            f"{path}: {tensor.name!r} has the unknown dtype {tensor.data_type}", hint="Export it again"
+        ) from None
+    if any(size < 0 for size in tensor.dims) or dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
+        raise UsageError(
+            f"{path}: {tensor.name!r} of {dtype} {list(tensor.dims)} cannot lie in a file", hint="Export it again"
+        )
+    return math.ceil(math.prod(int(size) for size in tensor.dims) * dtype.itemsize)
 
 
 def _bind(model: ir.Model, source: Source) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
@@ -199,32 +305,40 @@ def _fix(spec: TensorSpec, fixed: dict[str, int]) -> TensorSpec:
     return TensorSpec(spec.name, spec.dtype, shape, spec.low, spec.high)
 
 
-def _needs(model: ir.Model, path: Path, dims: Sequence[Dim]) -> int:
+def _infer_shapes(path: Path) -> "onnx.ModelProto":
+    """Adds the shapes that can be known to the file, large weights aside; gives the graph."""
+    import onnx
+
+    proto = onnx.load(str(path), load_external_data=False)
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception as error:
+        log.debug("shape inference: %s", error)
+        return proto
+    path.write_bytes(proto.SerializeToString())
+    return proto
+
+
+def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Dim]) -> int:
     """Estimates the bytes that running the graph takes, from its inferred shapes at the largest sizes.
 
     Raises:
         UsageError: one tensor alone has more elements than any backend takes.
     """
-    import onnx_ir.passes.common as common
-
     largest = {dim.name: dim.max for dim in dims}
-    common.ShapeInferencePass(data_prop=True, strict_mode=False)(model)
-    total = path.stat().st_size
-    for tensor in all_tensors(model):
-        total += tensor.nbytes
-    for value in all_values(model):
-        if value.shape is None or value.dtype is None:
-            continue
-        elements = 1
-        for size in value.shape:
-            elements *= size if isinstance(size, int) else largest.get(str(size.value), 1)
+    total = weights + path.stat().st_size
+    for value in (value for graph in _graphs(proto) for value in (*graph.input, *graph.output, *graph.value_info)):
+        kind = value.type.tensor_type
+        sizes = (size.dim_value or largest.get(size.dim_param, 1) for size in kind.shape.dim)
+        elements = math.prod(max(size, 1) for size in sizes)
         if elements > MOST_ELEMENTS:
             raise UsageError(
                 f"{path}: {value.name!r} would have {elements:.3g} elements; {MOST_ELEMENTS} is the most",
                 hint="Mend the model's shapes",
             )
-        total += int(elements * value.dtype.itemsize)
-    return 4 * total + (1 << 30)
+        with suppress(ValueError, TypeError):
+            total += int(elements * ir.DataType(kind.elem_type).itemsize)
+    return 4 * total + _LIBRARIES
 
 
 def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> list[Golden]:
@@ -239,7 +353,8 @@ def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Se
     try:
         run = runner(path)
     except Exception as error:
-        raise BuildFailed(f"ONNX Runtime cannot load {source.text}: {error}") from error
+        text = str(error).replace(str(path), source.text)
+        raise BuildFailed(f"ONNX Runtime cannot load {source.text}: {text}") from error
     goldens = []
     for point in shapes.points(dims):
         inputs = golden.draw(specs, point)
