@@ -19,6 +19,8 @@ _MODEL_HELP = (
     "file.py:callable, pkg.mod:callable (returning an nn.Module, or (module, example_inputs)), model.onnx or model.pt2."
 )
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="planc",
     help="From a PyTorch or ONNX model to a verified, deployable artifact.",
@@ -444,6 +446,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        if code == _INTERRUPTED:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
     except PlancError as error:
         if debug:
             _print_traceback()
@@ -454,10 +458,13 @@ def main() -> None:
             hint = f"Repeat with its output: planc {shlex.join(sys.argv[1:])} --debug"
         _fail(error.exit_code, error.what, hint)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(130, "interrupted: nothing was written")
+        _fail(_INTERRUPTED, "interrupted: nothing was written")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        _stop_writing()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit code 1
+            _stop_writing()
+        raise
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own usage errors; it vendors click, so they have no public name
             _fail(2, one_line(error.format_message()), f"See {' '.join(['planc', *_verb()])} --help")
@@ -471,6 +478,12 @@ def _print_traceback() -> None:
     import traceback
 
     traceback.print_exc()
+
+
+def _stop_writing() -> NoReturn:
+    """Ends well where the reader of stdout went away, as in `planc inspect ... | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(0) from None
 
 
 def _verb() -> list[str]:
