@@ -3,6 +3,7 @@
 One language for torch.export dims, ONNX inputs, backend bounds and the sizes at which an artifact is proven.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ DTYPES = (
 
 _INPUT = re.compile(r"(?P<name>[^=]+)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?::(?P<low>[^.]+(?:\.\d+)?)\.\.(?P<high>.+))?")
 _RANGE = re.compile(r"(?P<min>\d+)\.\.(?P<max>\d+)(?:@(?P<opt>\d+))?")
+_INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -104,7 +106,7 @@ def parse_input(text: str) -> TensorSpec:
     if dtype not in DTYPES:
         raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}", hint=did_you_mean(dtype, DTYPES))
     dims = [size.strip() for size in match["dims"].split(",")] if match["dims"].strip() else []
-    low, high = _bounds(text, match["low"], match["high"])
+    low, high = _bounds(text, dtype, match["low"], match["high"])
     return TensorSpec(match["name"].strip(), dtype, tuple(_size(text, size) for size in dims), low, high)
 
 
@@ -211,16 +213,26 @@ def _size(text: str, size: str) -> int | str:
     )
 
 
-def _bounds(text: str, low: str | None, high: str | None) -> tuple[float | None, float | None]:
+def _bounds(text: str, dtype: str, low: str | None, high: str | None) -> tuple[float | None, float | None]:
     if low is None or high is None:
         return None, None
     try:
         least, most = float(low), float(high)
     except ValueError:
+        least = most = math.nan
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise UsageError(
             f"--input {text!r}: {low}..{high} is not a range of numbers",
             hint="Write --input 'ids=int64[batch,seq]:0..30521'",
-        ) from None
+        )
     if least > most:
         raise UsageError(f"--input {text!r}: the range {low}..{high} is empty", hint=f"Write :{high}..{low}")
+    if kind := _INTEGER.fullmatch(dtype):
+        bits = int(kind["bits"])
+        lowest, highest = (0, 2**bits - 1) if kind["unsigned"] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if not (least.is_integer() and most.is_integer() and lowest <= least and most <= highest):
+            raise UsageError(
+                f"--input {text!r}: {low}..{high} are not bounds of {dtype}",
+                hint=f"Give whole numbers within {lowest}..{highest}",
+            )
     return least, most

@@ -37,6 +37,13 @@ def test_parse_input(text: str, spec: TensorSpec | None) -> None:
         ("x=float32[1,,2]", "Write --input"),
         ("x=int64[1]:5..2", "Write :2..5"),
         ("x=int64[1]:a..b", "Write --input 'ids=int64[batch,seq]:0..30521'"),
+        ("x=float32[1]:nan..1", "Write --input"),
+        ("x=float32[1]:0..inf", "Write --input"),
+        ("x=uint8[1]:0..300", "within 0..255"),
+        ("x=uint8[1]:-1..3", "within 0..255"),
+        ("x=int8[1]:0..128", "within -128..127"),
+        ("x=int64[1]:0..1e30", "within -9223372036854775808..9223372036854775807"),
+        ("x=int64[1]:0.5..1.5", "whole numbers"),
     ],
 )
 def test_bad_input_says_what_to_write(text: str, hint: str) -> None:
