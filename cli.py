@@ -20,6 +20,7 @@ _MODEL_HELP = (
 )
 
 _INTERRUPTED = 130
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     name="planc",
@@ -187,7 +188,10 @@ def verify(
         for line in _verification_lines(result):
             print(line)
     if not result["passed"]:
-        print(f"planc: {artifact} differs from its reference: {'; '.join(result['failures'][:3])}", file=sys.stderr)
+        reasons = "; ".join(result["failures"][:3])
+        print(
+            f"planc: {artifact} differs from its reference: {reasons}. Build it again on this machine", file=sys.stderr
+        )
         raise typer.Exit(1)
 
 
@@ -441,7 +445,8 @@ def _crash(error: BaseException) -> NoReturn:
 
 def main() -> None:
     """Runs the command line and maps what it raises to an exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in _STOPS:
+        signal.signal(number, _interrupt)
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
@@ -461,6 +466,11 @@ def main() -> None:
         _fail(_INTERRUPTED, "interrupted: nothing was written")
     except BrokenPipeError:
         _stop_writing()
+    except OSError as error:
+        from .compiler.files import io_failure
+
+        failure = io_failure(error, Path(error.filename or "."))
+        _fail(failure.exit_code, failure.what, failure.hint)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit code 1
             _stop_writing()
@@ -472,6 +482,13 @@ def main() -> None:
             _print_traceback()
         _crash(error)
     raise SystemExit(code or 0)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """The first one counts: an impatient second one must not interrupt the cleaning up."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _print_traceback() -> None:

@@ -73,6 +73,14 @@ def one_line(text: str, limit: int = 600) -> str:
     return f"{line[: limit // 2]} ... {line[-limit // 2 :]}"
 
 
+def words_of(error: BaseException) -> str:
+    """Returns an error's own words; user code may raise errors that cannot be shown."""
+    try:
+        return str(error)
+    except Exception:
+        return "an error without words"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns "did you mean X?" for the nearest known word, else the list of the known ones."""
     import difflib

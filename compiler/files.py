@@ -28,9 +28,10 @@ def staging(final: Path) -> Iterator[Path]:
     Raises:
         IOFailed: the place cannot be written to, or the disk is full; also for such errors raised in the block.
     """
-    made = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
+    made: list[Path] = []
     folder = final.parent / f".{final.name}{_MARK}{os.getpid()}"
     try:
+        made = [folder for folder in (final.parent, *final.parent.parents) if not folder.exists()]
         final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final)
         folder.mkdir()
@@ -47,6 +48,23 @@ def staging(final: Path) -> Iterator[Path]:
                 break
 
 
+@contextmanager
+def telling(folder: Path) -> Iterator[None]:
+    """Turns what fails in the block into one line about the place of the staging folder, where its disk is to blame.
+
+    Raises:
+        IOFailed: the system refused to write, or some library failed while the disk was full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise io_failure(error, folder.parent) from error
+    except Exception as error:
+        if is_full(folder):  # the library did not say so
+            raise io_failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder.parent) from error
+        raise
+
+
 def publish(staged: Path, final: Path) -> None:
     """Gives the staged file or folder its final name, in place of an older one.
 
@@ -57,7 +75,7 @@ def publish(staged: Path, final: Path) -> None:
         final.rename(aside)
         try:
             staged.rename(final)
-        except OSError:
+        except BaseException:  # Ctrl-C too
             aside.rename(final)
             raise
         shutil.rmtree(aside, ignore_errors=True)

@@ -144,17 +144,13 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     """Runs the stages called `names`, in order (in a worker)."""
-    try:
+    with files.telling(work.folder):
         for stage in stages():
             if stage.name in names:
                 emit("stage", stage.name)
                 start = time.perf_counter()
                 stage.run(work, emit)
                 work.seconds[stage.name] = time.perf_counter() - start
-    except PlancError:
-        if files.is_full(work.folder):
-            files.probe(work.folder)  # the library did not say that the disk is full; this does
-        raise
     return work
 
 
@@ -171,10 +167,12 @@ def export_file(
     Raises:
         PlancError: any class of the exit-code table.
     """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
     if out.exists() and not overwrite and not _is_ours(out):
         raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
     with files.staging(out) as folder:
-        facts = worker.call(_export_one, source, folder, out.name, limits=limits, on_event=on_event)
+        facts = worker.call(_export_file, source, folder, out.name, limits=limits, on_event=on_event)
         staged = folder / out.name
         if out.exists() and not overwrite and files.digest(out) == files.digest(staged):
             return {"status": "unchanged", **facts}
@@ -320,6 +318,11 @@ def _own(seconds: dict[str, float], works: list[Work]) -> float:
     theirs = sum(value for name, value in seconds.items() if name.startswith("export."))
     theirs += sum(work.seconds["build"] + work.seconds["verify"] for work in works)
     return seconds["total"] - seconds["measure"] - theirs
+
+
+def _export_file(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[str, Any]:
+    with files.telling(folder):
+        return _export_one(source, folder, name, emit=emit)
 
 
 def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[str, Any]:

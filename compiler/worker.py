@@ -39,6 +39,7 @@ _GRACE_SECONDS = 3.0  # for a child that closed its pipe to die
 _KILL_ROUNDS = 100
 _KEPT_WORDS = 1 << 20
 _MARK = "PLANC_WORKER"
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
     "PYTHONHASHSEED": "0",
@@ -318,14 +319,14 @@ def _describe(error: BaseException) -> tuple[str, str, str, str]:
     if isinstance(error, OSError) and error.errno is not None:
         where = f" {error.filename!r}" if error.filename else ""
         return "IOFailed", f"{error.strerror}{where}", "Check free space and permissions", trace
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(word in errors.words_of(error) for word in _NO_MEMORY):
         return (
             "BuildFailed",
             f"out of memory: {error or 'an allocation failed'}",
             "Raise it with --memory-limit",
             trace,
         )
-    return "", f"{type(error).__name__}: {error}", "", trace
+    return "", f"{type(error).__name__}: {errors.words_of(error)}", "", trace
 
 
 def _flush() -> None:

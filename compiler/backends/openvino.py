@@ -1,5 +1,6 @@
 """OpenVINO IR on the CPU plugin. The execution precision is pinned: on a CPU with AMX it runs bf16 unasked."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,7 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     Raises:
         BuildFailed: OpenVINO refuses the graph, or does not run it in the requested precision.
     """
-    import openvino as ov
-
+    ov = _runtime()
     try:
         graph = ov.Core().read_model(str(model))
         ov.save_model(graph, str(folder / PAYLOAD), compress_to_fp16=precision is Precision.FP16)
@@ -93,9 +93,16 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     return run
 
 
-def _compile(folder: Path, session: Mapping[str, Any]) -> Any:
-    import openvino as ov
+def _runtime() -> Any:
+    """OpenVINO without its telemetry: on import it writes into the user's home and reports over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
 
+    return openvino
+
+
+def _compile(folder: Path, session: Mapping[str, Any]) -> Any:
+    ov = _runtime()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": session["inference_precision_hint"],
         "PERFORMANCE_HINT": session["performance_hint"],
@@ -110,8 +117,7 @@ def _compile(folder: Path, session: Mapping[str, Any]) -> Any:
 
 def _effective(folder: Path, session: Mapping[str, Any]) -> dict[str, Any]:
     """Counts executed layers that compute by precision, from the compiled model, and stored weights by element type."""
-    import openvino as ov
-
+    ov = _runtime()
     compiled = _compile(folder, session)
     layers: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():

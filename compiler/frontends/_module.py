@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import shapes
-from ..errors import UsageError, did_you_mean
+from ..errors import UsageError, did_you_mean, words_of
 from ..recipe import Source
 from ..shapes import Dim, TensorSpec
 
@@ -144,7 +144,10 @@ def guard(source: Source, doing: str, action: Any) -> Any:
     except (Exception, SystemExit) as error:
         detail = traceback.format_exc()
         log.debug("%s", detail)
-        raise UsageError(f"{doing} {source.text} raised {type(error).__name__}: {error}{where(error)}") from error
+        raise UsageError(
+            f"{doing} {source.text} raised {type(error).__name__}: {words_of(error)}{where(error)}",
+            hint="Mend it; --debug shows its traceback",
+        ) from error
 
 
 def where(error: BaseException) -> str:
