@@ -11,6 +11,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures planc on this machine.")
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"{', '.join(TOPICS)}; all without one")
     parser.add_argument("--no-torch-compile", action="store_true", help="leave out torch.compile (it takes minutes)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="of torch and artifacts; 1 measures CPU time"
+    )
     words = parser.parse_args()
     unknown = set(words.topics) - set(TOPICS)
     if unknown:
@@ -28,7 +31,7 @@ def main() -> None:
     if "latency" in chosen:
         from . import latency
 
-        latency.main(torch_compile=not words.no_torch_compile)
+        latency.main(threads=words.threads, torch_compile=not words.no_torch_compile)
 
 
 if __name__ == "__main__":

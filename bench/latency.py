@@ -1,6 +1,10 @@
-"""Latency of artifacts beside torch eager and torch.compile, in turns in one process, on the same threads."""
+"""Latency of artifacts beside torch eager and torch.compile, in turns in one process, on the same threads.
+
+With one thread each it is CPU time, whose ratios hold on a busy machine too.
+"""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ import numpy as np
 import planc
 import torch
 from planc.compiler import golden
+from planc.compiler.bench import interleaved
 
 from . import models
 from .common import EFFICIENTNET, MINILM, MINILM_FIXED, RESNET50, Case, print_table
@@ -21,9 +26,11 @@ Run = Callable[[], Mapping[str, np.ndarray]]
 """One inference: outputs by name."""
 
 
-def main(*, torch_compile: bool = True) -> None:
+def main(*, threads: int = 0, torch_compile: bool = True) -> None:
+    if threads:
+        torch.set_num_threads(threads)
     print("## Latency")
-    print(f"\n{torch.get_num_threads()} threads each; medians; eager / it: median of the ratios call by call.")
+    print(f"\nThreads each: {torch.get_num_threads()}; medians; eager / it: median of the ratios call by call.")
     for case in CASES:
         measure(case, torch_compile=torch_compile)
 
@@ -40,7 +47,10 @@ def measure(case: Case, *, torch_compile: bool) -> None:
     runs |= {name: artifact(document, arrays) for name, document in built.items() if "error" not in document}
     reference = runs["torch eager"]()
     cosines = {name: worst_cosine(run(), reference) for name, run in runs.items()}
-    latencies, note = quiet(runs)
+    if torch.get_num_threads() == 1:
+        latencies, note = interleaved(runs, seconds=60, clock=time.process_time), "CPU time, one thread each."
+    else:
+        latencies, note = quiet(runs)
     rows = [row(name, one, latencies["torch eager"], cosines[name]) for name, one in latencies.items()]
     refused = [[name, refusal(document), "", "", ""] for name, document in built.items() if "error" in document]
     print(f"\n### {case.title}\n\n{note}")
