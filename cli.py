@@ -233,7 +233,7 @@ def inspect(
 ) -> None:
     """Show inputs, outputs, operators, size and precision of an artifact or an ONNX file."""
     _set_up(output_format, debug)
-    from .compiler import artifact, graph, worker
+    from .compiler import artifact, worker
     from .compiler.files import require_file
 
     if path.is_dir():
@@ -243,7 +243,7 @@ def inspect(
         require_file(path)
         facts, payload = {}, path
     if payload.exists():
-        graph_facts = worker.call(graph.inspect, payload, limits=_limits(None, 600, None))
+        graph_facts = worker.call(artifact.describe_graph, payload, limits=_limits(None, 600, None))
         facts = {**facts, "graph": graph_facts} if facts else graph_facts
     if output_format == "json":
         _print_json(facts)

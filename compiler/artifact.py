@@ -173,6 +173,18 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[
     ]
 
 
+def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
+    """Returns the facts of an ONNX file (in a worker); here, so that the command line need not load graph libraries.
+
+    Raises:
+        UsageError: it is not a valid ONNX model.
+    """
+    from . import graph
+
+    emit("stage", "inspect")
+    return graph.describe(path)
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Adds `files` (SHA-256 and bytes of all that lies in `folder`) to the manifest and writes it; returns it."""
     names = sorted(file.name for file in folder.iterdir() if file.name not in (MANIFEST, REPORT))

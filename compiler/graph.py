@@ -8,13 +8,6 @@ from typing import Any
 import onnx_ir as ir
 
 from ..passes import all_nodes, all_tensors
-from .worker import Emit
-
-
-def inspect(path: Path, *, emit: Emit) -> dict[str, Any]:
-    """`describe`, for a worker."""
-    emit("stage", "inspect")
-    return describe(path)
 
 
 def describe(path: Path) -> dict[str, Any]:
