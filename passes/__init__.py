@@ -5,8 +5,17 @@ import onnx_ir as ir
 from ._base import Pass
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 from .fold_constants import FoldConstants
+from .fold_shapes import FoldShapes
 from .fuse_conv_bn import FuseConvBn
+from .fuse_gelu import FuseGelu
+from .fuse_pad import FusePad
+from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
+from .lift_constants import LiftConstants
+from .merge_chains import MergeChains
+from .merge_duplicates import MergeDuplicates
+from .merge_matmuls import MergeMatMuls
+from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .strip_metadata import StripMetadata
 from .upgrade_opset import UpgradeOpset
@@ -29,8 +38,20 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
     "onnx": (
         InlineFunctions(),
         UpgradeOpset(),
+        LiftConstants(),
+        InferShapes(),
         FoldConstants(),
+        InferShapes(),
+        FoldShapes(),
+        RemoveNoops(),
+        MergeChains(),
+        RemoveNoops(),
+        FusePad(),
         FuseConvBn(),
+        FuseGelu(),
+        MergeMatMuls(),
+        LiftConstants(),
+        MergeDuplicates(),
         RemoveUnused(),
         StripMetadata(),
     ),

@@ -5,25 +5,80 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import constant, new_constant
+from ._walk import all_nodes
+
+_KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+_BOUNDED_BY_INPUT = ("Compress", "NonZero", "Unique", "NonMaxSuppression")
 
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
-    """Folds constants: Add(2, 3) -> 5; shape arithmetic goes through symbolic dimensions.
+    """Folds constants: Add(2, 3) -> 5. The size of a result is known before it is evaluated.
+
+    Q/DQ stay as they are: they are instructions to a compiler, not arithmetic.
 
     Attributes:
-        max_input_bytes: nodes with a larger constant input are left alone.
-        max_output_bytes: results that are larger are not kept, so that no Tile or Expand bloats the file.
+        max_input_elements: nodes with a larger constant input are left alone, layout changes of weights apart.
+        max_output_bytes: results that are larger are not computed, so that no Tile or Expand bloats the file.
     """
 
-    max_input_bytes: int = 1 << 13
-    max_output_bytes: int = 1 << 18
+    max_input_elements: int = 1 << 13
+    max_output_bytes: int = 1 << 20
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Folds in place with onnxscript's folder."""
-        from onnxscript.optimizer import fold_constants_ir
+        from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-        result = fold_constants_ir(
-            model, input_size_limit=self.max_input_bytes, output_size_limit=self.max_output_bytes
+        folder = FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=self.max_input_elements,
+            output_size_limit=self.max_output_bytes,
+            should_fold=self._should_fold,
         )
-        return ir.passes.PassResult(model, modified=bool(result.modified))
+        modified = bool(folder(model).modified)
+        for node in all_nodes(model):
+            if node.domain == "" and node.op_type == "Range":
+                _make_scalars(model.graph, node)
+        return ir.passes.PassResult(model, modified=modified)
+
+    def _should_fold(self, node: ir.Node) -> bool | None:
+        """Returns False for no, True for yes whatever the folder thinks, None to leave it to its own rules."""
+        if node.op_type in _KEPT:
+            return False
+        if node.op_type in _BOUNDED_BY_INPUT:
+            return None
+        for output in node.outputs:
+            size = _bytes(output)
+            if size is None or size > max(self.max_output_bytes, _input_bytes(node)):
+                return False
+        return True if node.op_type == "ConstantOfShape" else None
+
+
+def _make_scalars(graph: ir.Graph, node: ir.Node) -> None:
+    """Makes one-element vectors scalars: Range takes both while their shape is unknown, folded it must be scalars."""
+    for index, value in enumerate(node.inputs):
+        array = constant(value, most_bytes=16)
+        if value is not None and array is not None and array.shape == (1,):
+            node.replace_input_with(index, new_constant(graph, f"{value.name}_scalar", array.reshape(())))
+
+
+def _bytes(value: ir.Value) -> int | None:
+    """Bytes that the value will take; None where a size or the dtype is not known."""
+    if value.dtype is None or value.shape is None:
+        return None
+    elements = 1
+    for size in value.shape:
+        if not isinstance(size, int):
+            return None
+        elements *= size
+    return int(elements * value.dtype.itemsize)
+
+
+def _input_bytes(node: ir.Node) -> int:
+    """Bytes of the constants that only this node uses: folding it makes them vanish."""
+    return sum(
+        value.const_value.nbytes
+        for value in node.inputs
+        if value is not None and value.const_value is not None and len(value.uses()) == 1
+    )

@@ -1,0 +1,81 @@
+"""Sizes of values, forward: what the general inference loses when it invents a new name for a size."""
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+Size = int | str
+"""A known number, or the name of a symbolic dimension."""
+
+_SAME_AS_FIRST = (
+    "Cast", "Clip", "Erf", "Exp", "Gelu", "Identity", "IsNaN", "LayerNormalization", "LogSoftmax", "Neg", "Not",
+    "Reciprocal", "Relu", "RMSNormalization", "Sigmoid", "Softmax", "Sqrt", "Tanh",
+)  # fmt: skip
+_BROADCAST = ("Add", "And", "Div", "Equal", "Less", "Mul", "Or", "Pow", "Sub", "Where")
+
+
+def sizes_of(value: ir.Value) -> list[Size] | None:
+    """Returns the sizes of a value; one without a name gets one of its own, which cancels with nothing."""
+    if value.shape is None:
+        return None
+    return [_size(value, axis, size) for axis, size in enumerate(value.shape)]
+
+
+def refine(node: ir.Node) -> None:
+    """Computes the output's sizes from the inputs' where a rule is known, and keeps those that say more."""
+    rule = _RULES.get(node.op_type) if node.domain == "" else None
+    if rule is None or any(value is None or value.shape is None for value in node.inputs):
+        return
+    sizes = rule(node, [sizes_of(value) or [] for value in node.inputs if value is not None])
+    if sizes is not None:
+        keep(node.outputs[0], sizes)
+
+
+def keep(output: ir.Value, sizes: Sequence[Size]) -> None:
+    """Gives `output` the sizes; a number that it has already stays."""
+    if output.shape is None or len(output.shape) != len(sizes):
+        output.shape = ir.Shape(sizes)
+    else:
+        pairs = zip(output.shape, sizes, strict=True)
+        output.shape = ir.Shape([old if isinstance(old, int) else new for old, new in pairs])
+
+
+def _size(value: ir.Value, axis: int, size: int | ir.SymbolicDim) -> Size:
+    return size if isinstance(size, int) else size.value or f"{value.name}.{axis}"
+
+
+def _first(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    return inputs[0]
+
+
+def _transpose(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else range(len(inputs[0]))[::-1]
+    return [inputs[0][axis] for axis in perm]
+
+
+def _broadcast(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    rank = max(len(sizes) for sizes in inputs)
+    result: list[Size] = []
+    for column in zip(*([1] * (rank - len(sizes)) + sizes for sizes in inputs), strict=True):
+        different = {size for size in column if size != 1}
+        numbers = [size for size in different if isinstance(size, int)]
+        if len(different) > 1 and len(numbers) != 1:
+            return None  # two names may be equal, or one of them may be 1
+        result.append(numbers[0] if numbers else next(iter(different), 1))
+    return result
+
+
+def _matmul(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    left, right = inputs
+    if len(left) < 2 or len(right) < 2:
+        return None
+    batch = _broadcast(_node, [left[:-2], right[:-2]])
+    return None if batch is None else [*batch, left[-2], right[-1]]
+
+
+_RULES: dict[str, Callable[[ir.Node, Sequence[list[Size]]], list[Size] | None]] = {
+    **dict.fromkeys(_SAME_AS_FIRST, _first),
+    **dict.fromkeys(_BROADCAST, _broadcast),
+    "MatMul": _matmul,
+    "Transpose": _transpose,
+}

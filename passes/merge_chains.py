@@ -1,0 +1,28 @@
+"""Merges neighbouring operators of one kind into one."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ._base import Pass
+
+
+@dataclass(frozen=True)
+class MergeChains(Pass):
+    """Merges chains: Transpose(Transpose(x)) -> Transpose(x); the same for Reshape, Unsqueeze and Cast."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Applies onnxscript's rules in place."""
+        from onnxscript.rewriter import RewritePass
+        from onnxscript.rewriter.rules import common as rules
+
+        pass_ = RewritePass(
+            [
+                rules.cast_cast_rule,
+                rules.reshape_reshape_rule,
+                rules.squeeze_reshape_1d_rule,
+                rules.transpose_transpose_rule,
+                rules.unsqueeze_unsqueeze_rule,
+            ]
+        )
+        return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
