@@ -160,6 +160,62 @@ def export(
 
 
 @app.command()
+def optimize(
+    source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The optimized ONNX file.")],
+    family: Annotated[str, typer.Option("--preset", help="List of passes, by target family.")] = "onnx",
+    only: Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")] = [],  # noqa: B006
+    skip: Annotated[list[str], typer.Option("--skip", metavar="NAME", help="Leave a pass out.")] = [],  # noqa: B006
+    strict: Annotated[bool, typer.Option("--strict", help="A pass that fails fails the build.")] = False,
+    keep_origin: Annotated[bool, typer.Option("--keep-origin", help="Nodes keep their PyTorch module path.")] = False,
+    overwrite: Overwrite = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Run graph passes: folding, clean-up, fusion."""
+    _set_up(output_format, debug)
+    from .compiler import pipeline
+    from .compiler.optimize import Recipe
+
+    recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True)
+    with _Progress() as progress:
+        status, report = pipeline.optimize_file(
+            source, out, recipe, limits=_limits(None, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+        )
+    if output_format == "json":
+        _print_json({"status": status, "output": str(out), **vars(report)})
+        return
+    print(f"{status} {out}")
+    _print_change("nodes", report.before["nodes"], report.after["nodes"])
+    _print_change("weights", _size(report.before["weights_bytes"]), _size(report.after["weights_bytes"]))
+    before, after = report.before["operators"], report.after["operators"]
+    for name in sorted(before | after, key=lambda one: (-before.get(one, 0), one)):
+        if before.get(name, 0) != after.get(name, 0):
+            _print_change(name, before.get(name, 0), after.get(name, 0))
+    print(f"changed by: {', '.join(dict.fromkeys(report.changed_by)) or 'no pass'}")
+    for name, reason in report.skipped.items():
+        print(f"left out {name}: {reason}")
+
+
+@app.command()
+def passes(output_format: Format = "text", debug: Debug = False) -> None:
+    """List the graph passes with their options."""
+    _set_up(output_format, debug)
+    from .compiler import worker
+    from .compiler.optimize import describe_passes
+
+    found = worker.call(describe_passes, limits=_limits(None, 600, None))
+    if output_format == "json":
+        _print_json({"passes": found})
+        return
+    for one in found:
+        options = ",".join(f"{name}={value}" for name, value in one["options"].items())
+        print(f"{one['name']}{f'{{{options}}}' if options else ''}: {one['description']}")
+
+
+@app.command()
 def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ART", help="Folder that planc compile wrote.")],
     tolerance: Tolerances = [],  # noqa: B006
@@ -324,7 +380,7 @@ class _Progress:
             self._status.stop()
 
     def _tell(self, kind: str, value: Any) -> None:
-        if kind not in ("stage", "note"):
+        if kind not in ("stage", "note") or str(value).startswith("pass "):
             return
         if self._status and kind == "stage":
             self._status.update(str(value))
@@ -365,6 +421,10 @@ def _print_tree(facts: Any, indent: str = "") -> None:
                 print(f"{indent}  " + ", ".join(f"{name} {one}" for name, one in entry.items()))
         else:
             print(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _print_change(name: str, before: object, after: object) -> None:
+    print(f"  {name:24} {before:>10} -> {after}")
 
 
 def _verification_lines(result: dict[str, Any]) -> list[str]:

@@ -42,9 +42,14 @@ class Unavailable(PlancError):
 
 
 class BuildFailed(PlancError):
-    """Export, a pass, calibration or a backend failed."""
+    """Export, a pass, calibration or a backend failed.
+
+    Attributes:
+        stage: what the worker was doing; empty where no worker ran.
+    """
 
     exit_code = 4
+    stage = ""
 
 
 class IOFailed(PlancError):

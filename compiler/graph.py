@@ -35,6 +35,13 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def size(model: ir.Model) -> dict[str, Any]:
+    """Returns the number of nodes, the nodes by operator and the bytes of the weights."""
+    counts = operators(model)
+    weights = sum(tensor.nbytes for tensor in all_tensors(model) if tensor.dtype is not ir.DataType.STRING)
+    return {"nodes": sum(counts.values()), "operators": counts, "weights_bytes": weights}
+
+
 def operators(model: ir.Model) -> dict[str, int]:
     """Returns the number of nodes by operator, most frequent first."""
     counts = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))

@@ -5,7 +5,8 @@
     build     .opt.onnx  -> payload         the backend's compiler
     verify    payload    -> golden.npz      payload against the reference
 
-User code runs in the first worker only; the second one never imports torch.
+User code runs in the first worker only; the others never import torch. A graph pass that fails is left out and
+reported.
 """
 
 import json
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, files, host, plugins, recipe, worker
+from . import artifact, files, host, optimize, plugins, recipe, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError, UsageError
 from .recipe import Job, Source
@@ -25,9 +26,9 @@ from .worker import Emit, Limits
 if TYPE_CHECKING:
     from .backends import Built
     from .frontends import Exported
+    from .optimize import Report
 
 MOST_GOLDEN_BYTES = 16 << 20
-MOST_EMBEDDED_BYTES = 1_800_000_000
 _NEAR_TIE = 0.97
 _PLANC = "planc"
 
@@ -48,7 +49,7 @@ class Work:
     payload: Path
     seconds: dict[str, float] = field(default_factory=dict)
     exported: "Exported | None" = None
-    changed_by: list[str] = field(default_factory=list)
+    optimized: "Report | None" = None
     built: "Built | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
 
@@ -59,7 +60,7 @@ class Work:
         return self.exported
 
     @property
-    def optimized(self) -> Path:
+    def graph(self) -> Path:
         """The graph after the passes of the target's family."""
         return self.folder / f"{self.job.target.family}.opt.onnx"
 
@@ -91,9 +92,8 @@ class Result:
 
 
 def stages() -> Iterator[Stage]:
-    """Yields the stages; their order is the order of the compilation."""
+    """Yields the stages that run in one piece; between the first and the second, `optimize` runs the passes."""
     yield Stage("export", ".onnx", _export)
-    yield Stage("optimize", ".opt.onnx", _optimize)
     yield Stage("build", "", _build)
     yield Stage("verify", ".npz", _verify)
 
@@ -110,13 +110,13 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
     with files.staging(out) as folder:
         work = Work(job, folder, folder)
         work = worker.call(run_stages, work, ("export",), limits=limits, on_event=on_event)
-        works, failures = [], {}
+        works: list[Work] = []
+        failures: dict[str, PlancError] = {}
         for candidate in recipe.candidates(job):
             begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
             try:
-                works.append(
-                    worker.call(run_stages, begun, ("optimize", "build", "verify"), limits=limits, on_event=on_event)
-                )
+                _optimize(begun, works, limits, on_event)
+                works.append(worker.call(run_stages, begun, ("build", "verify"), limits=limits, on_event=on_event))
             except PlancError as error:
                 if not job.target.candidates:
                     raise
@@ -132,6 +132,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
             "schema_version": 1,
             "seconds": {name: round(value, 3) for name, value in {**seconds, "own": _own(seconds, works)}.items()},
             "latency": latencies,
+            "passes": best.optimized.passes if best.optimized else [],
             "failed_candidates": {name: str(error) for name, error in failures.items()},
         }
         (best.payload / artifact.REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
@@ -140,6 +141,18 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
             return Result(artifact.read(out), "unchanged", report, sources)
         files.publish(best.payload, out)
     return Result(artifact.read(out), status, report, sources)
+
+
+def _optimize(work: Work, others: list[Work], limits: Limits, on_event: Emit | None) -> None:
+    """Runs the passes of the target's family, unless another candidate's did."""
+    start = time.perf_counter()
+    same = next((one for one in others if one.job.target.family == work.job.target.family), None)
+    if same is not None:
+        work.optimized = same.optimized
+        return
+    family = optimize.Recipe(family=work.job.target.family)
+    work.optimized = optimize.optimize(work.model.path, work.graph, family, limits=limits, on_event=on_event)
+    work.seconds["optimize"] = time.perf_counter() - start
 
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
@@ -167,20 +180,32 @@ def export_file(
     Raises:
         PlancError: any class of the exit-code table.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
-    if out.exists() and not overwrite and not _is_ours(out):
-        raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
+    _require_ours(out, overwrite)
     with files.staging(out) as folder:
         facts = worker.call(_export_file, source, folder, out.name, limits=limits, on_event=on_event)
+        return {"status": _publish_file(folder / out.name, out, overwrite), **facts}
+
+
+def optimize_file(
+    source: Path,
+    out: Path,
+    chosen: optimize.Recipe,
+    *,
+    limits: Limits,
+    overwrite: bool = False,
+    on_event: Emit | None = None,
+) -> tuple[str, "Report"]:
+    """Runs graph passes from ONNX file to ONNX file, weights inside up to 1.8 GB; returns status and report.
+
+    Raises:
+        PlancError: any class of the exit-code table.
+    """
+    files.require_file(source)
+    _require_ours(out, overwrite)
+    with files.staging(out) as folder:
         staged = folder / out.name
-        if out.exists() and not overwrite and files.digest(out) == files.digest(staged):
-            return {"status": "unchanged", **facts}
-        status = "replaced" if out.exists() else "built"
-        for data in folder.glob(f"{out.name}.*.data"):
-            files.publish(data, out.parent / data.name)
-        files.publish(staged, out)
-    return {"status": status, **facts}
+        report = optimize.optimize(source, staged, chosen, limits=limits, on_event=on_event)
+        return _publish_file(staged, out, overwrite), report
 
 
 def _export(work: Work, emit: Emit) -> None:
@@ -196,27 +221,11 @@ def _export(work: Work, emit: Emit) -> None:
         work.seconds[f"export.{name}"] = seconds + (imports if name == "load" else 0)
 
 
-def _optimize(work: Work, _emit: Emit) -> None:
-    import onnx_ir as ir
-
-    from .. import passes
-
-    if work.optimized.exists():  # by another candidate of the same family
-        return
-    model = ir.load(work.model.path)
-    try:
-        work.changed_by = passes.run(model, work.job.target.family)
-    except Exception as error:
-        raise BuildFailed(f"graph pass {error}") from error
-    model.producer_name, model.producer_version = _PLANC, None
-    ir.save(model, work.optimized, external_data=f"{work.optimized.name}.data")
-
-
 def _build(work: Work, _emit: Emit) -> None:
     backend = plugins.load("backends", work.job.target.backend)
     options = recipe.backend_options(work.job)
     work.payload.mkdir()
-    work.built = backend.build(work.optimized, work.job.precision, options, work.payload)
+    work.built = backend.build(work.graph, work.job.precision, options, work.payload)
 
 
 def _verify(work: Work, _emit: Emit) -> None:
@@ -252,6 +261,7 @@ def _verify(work: Work, _emit: Emit) -> None:
 def _manifest(work: Work) -> dict[str, Any]:
     job, model = work.job, work.model
     assert work.built
+    assert work.optimized
     backend = plugins.load("backends", job.target.backend)
     return {
         "planc": host.version(_PLANC),
@@ -271,7 +281,8 @@ def _manifest(work: Work) -> dict[str, Any]:
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.inputs],
         "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.outputs],
         "sources": [{"name": path.name, "sha256": files.digest(path)} for path in model.sources],
-        "passes": work.changed_by,
+        "passes": work.optimized.changed_by,
+        "passes_skipped": work.optimized.skipped,
         "requested_precision": str(job.precision),
         "effective_precision": dict(work.built.effective_precision),
         "session": dict(work.built.session),
@@ -334,13 +345,8 @@ def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[
     between = folder / "export"
     between.mkdir()
     exported = plugins.load("frontends", source.frontend).export(source, between, emit=emit)
-    model = ir.load(exported.path)
-    model.producer_name, model.producer_version = _PLANC, None
-    written, data = folder / name, Path(f"{exported.path}.data")
-    if data.exists() and data.stat().st_size > MOST_EMBEDDED_BYTES:
-        ir.save(model, written, external_data=f"{name}.{files.digest(data)[:12]}.data")
-    else:
-        ir.save(ir.external_data.load_to_model(model), written)
+    written = folder / name
+    optimize.write(ir.load(exported.path), written, embed=True)
     emit("stage", "verify")
     _hold_against_reference(written, exported)
     return {
@@ -367,6 +373,24 @@ def _hold_against_reference(path: Path, exported: "Exported") -> None:
 
 def _difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:
     return f"{what} does not compute what {model.reference} computes: {'; '.join(result['failures'][:3])}"
+
+
+def _require_ours(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
+    if out.exists() and not overwrite and not _is_ours(out):
+        raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
+
+
+def _publish_file(staged: Path, out: Path, overwrite: bool) -> str:
+    """Gives an ONNX file its final name, its external data first; returns "built", "replaced" or "unchanged"."""
+    if out.exists() and not overwrite and files.digest(out) == files.digest(staged):
+        return "unchanged"
+    status = "replaced" if out.exists() else "built"
+    for data in staged.parent.glob(f"{out.name}.*.data"):
+        files.publish(data, out.parent / data.name)
+    files.publish(staged, out)
+    return status
 
 
 def _is_ours(path: Path) -> bool:

@@ -10,6 +10,7 @@ import faulthandler
 import gc
 import importlib
 import logging
+import math
 import os
 import pickle
 import resource
@@ -31,7 +32,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Emit = Callable[[str, Any], None]
-"""Sends (kind, value) to the parent: ("stage", name), ("note", text) or ("memory", bytes needed)."""
+"""Sends (kind, value) to the parent.
+
+("stage", name) begins a stage, ("within", seconds) bounds its time, ("memory", bytes) says what the model needs, and
+("note", text) is for the user.
+"""
 
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.2  # between looks at the processes that a child started
@@ -139,9 +144,16 @@ def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
 
 
 def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, words: _Words) -> Any:
-    deadline = time.monotonic() + limits.seconds
-    memory, stage = limits.memory, "start"
-    buffer, tree = b"", _Tree(child.pid)
+    watch = _Watch(child.pid, limits)
+    try:
+        return _listen(child, pipe, watch, on_event, words)
+    except errors.BuildFailed as error:
+        error.stage = watch.stage
+        raise
+
+
+def _listen(child: "subprocess.Popen[bytes]", pipe: IO[bytes], watch: "_Watch", on_event: Emit, words: _Words) -> Any:
+    buffer = b""
     while True:
         died = child.poll() is not None  # before the read: what it said last is in the pipe
         ready, _, _ = select.select([pipe, *filter(None, [words.stream])], [], [], 0 if died else _POLL_SECONDS)
@@ -150,29 +162,57 @@ def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits
         if pipe in ready:
             chunk = pipe.read(1 << 16)
             if not chunk:
-                raise _death(child, stage, words)
+                raise _death(child, watch.stage, words)
             buffer += chunk
-            while (message := _take(buffer, stage)) is not None:
+            while (message := _take(buffer, watch.stage)) is not None:
                 (kind, value), buffer = message
                 if kind == "done":
                     return value
                 if kind == "error":
-                    raise _revive(value, stage)
-                if kind == "memory":
-                    memory = max(memory, min(int(value), limits.cap))
-                elif kind == "stage":
-                    stage = str(value)
+                    raise _revive(value, watch.stage)
+                watch.hear(kind, value)
                 on_event(kind, value)
         elif died:  # a process that it left behind may still hold the pipe open
-            raise _death(child, stage, words)
-        if memory and tree.uses_more_than(memory):
+            raise _death(child, watch.stage, words)
+        watch.enforce()
+
+
+class _Watch:
+    """What a child does, and whether it keeps its limits."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self.limits = limits
+        self.tree = _Tree(pid)
+        self.memory = limits.memory
+        self.stage = "start"
+        self.deadline = time.monotonic() + limits.seconds
+        self.stage_limit = math.inf
+        self.stage_start = time.monotonic()
+
+    def hear(self, kind: str, value: Any) -> None:
+        """Notes what the child says of itself."""
+        if kind == "memory":
+            self.memory = max(self.memory, min(int(value), self.limits.cap))
+        elif kind == "stage":
+            self.stage, self.stage_limit, self.stage_start = str(value), math.inf, time.monotonic()
+        elif kind == "within":
+            self.stage_limit = float(value)
+
+    def enforce(self) -> None:
+        """Raises where a limit is passed.
+
+        Raises:
+            BuildFailed: too much memory, or too much time.
+        """
+        if self.memory and self.tree.uses_more_than(self.memory):
             raise errors.BuildFailed(
-                f"stage {stage} needed more than its memory limit of {memory / 2**30:.2f} GiB",
+                f"stage {self.stage} needed more than its memory limit of {self.memory / 2**30:.2f} GiB",
                 hint="Raise it with --memory-limit, such as --memory-limit 8GiB",
             )
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > self.deadline or now > self.stage_start + self.stage_limit:
             raise errors.BuildFailed(
-                f"stage {stage} did not finish within {limits.seconds:g} s",
+                f"stage {self.stage} did not finish within {min(self.limits.seconds, self.stage_limit):g} s",
                 hint="Raise the limit with --time-limit SECONDS",
             )
 

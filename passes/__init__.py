@@ -1,8 +1,12 @@
 """Graph passes. `PRESETS` is the only list: target family -> ordered passes."""
 
+import re
+from dataclasses import fields
+
 import onnx_ir as ir
 
-from ._base import Pass
+from ._base import ORIGIN, Pass
+from ._check import BrokenGraph, check, signature
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
@@ -14,7 +18,7 @@ from .inline_functions import InlineFunctions
 from .lift_constants import LiftConstants
 from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
-from .merge_matmuls import MergeMatMuls
+from .merge_matmuls import MergeMatmuls
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .strip_metadata import StripMetadata
@@ -23,16 +27,19 @@ from .upgrade_opset import UpgradeOpset
 __all__ = [
     "ORIGIN",
     "PRESETS",
+    "BrokenGraph",
+    "Pass",
     "StripMetadata",
     "all_graphs",
     "all_nodes",
     "all_tensors",
     "all_values",
+    "check",
+    "names",
+    "parse",
     "run",
+    "signature",
 ]
-
-ORIGIN = "planc.origin"
-"""Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
 
 PRESETS: dict[str, tuple[Pass, ...]] = {
     "onnx": (
@@ -49,13 +56,45 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         FusePad(),
         FuseConvBn(),
         FuseGelu(),
-        MergeMatMuls(),
+        MergeMatmuls(),
         LiftConstants(),
         MergeDuplicates(),
         RemoveUnused(),
         StripMetadata(),
     ),
 }
+
+
+def names() -> dict[str, type[Pass]]:
+    """Returns all passes by name, sorted."""
+    found = {cls().name: cls for cls in Pass.__subclasses__()}
+    return dict(sorted(found.items()))
+
+
+def parse(text: str) -> Pass:
+    """Returns the pass that `fold-constants` or `fold-constants{max-output-bytes=1024}` names.
+
+    Raises:
+        ValueError: there is no such pass or option, or its value is no number.
+    """
+    match = re.fullmatch(r"([a-z-]+)(?:\{(.*)\})?", text.strip())
+    known = names()
+    if match is None or match[1] not in known:
+        raise ValueError(f"unknown pass {text!r}; known: {', '.join(known)}")
+    types = {one.name: one.type for one in fields(known[match[1]])}
+    options = {}
+    for pair in filter(None, (match[2] or "").split(",")):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        kind = types.get(name.replace("-", "_"))
+        if kind is None:
+            raise ValueError(f"{match[1]} has no option {name!r}")
+        if kind is bool and value in ("true", "false"):
+            options[name.replace("-", "_")] = value == "true"
+        elif kind is int and value.isdigit():
+            options[name.replace("-", "_")] = int(value)
+        else:
+            raise ValueError(f"{match[1]}: {name}={value} is not of type {getattr(kind, '__name__', kind)}")
+    return known[match[1]](**options)
 
 
 def run(model: ir.Model, family: str) -> list[str]:
@@ -66,12 +105,12 @@ def run(model: ir.Model, family: str) -> list[str]:
         onnx_ir.passes.PassError: a pass failed; it names the pass.
     """
     changed = []
-    for pass_ in PRESETS[family]:
+    for one in PRESETS[family]:
         try:
-            if pass_(model).modified:
-                changed.append(pass_.name)
+            if one(model).modified:
+                changed.append(one.name)
         except Exception as error:
-            raise ir.passes.PassError(f"{pass_.name}: {_root_cause(error)}") from error
+            raise ir.passes.PassError(f"{one.name}: {_root_cause(error)}") from error
     return changed
 
 

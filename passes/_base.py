@@ -1,10 +1,15 @@
 """What every pass of planc is: a frozen dataclass whose fields are its options, named after its class."""
 
 import re
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
+ORIGIN = "planc.origin"
+"""Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
 
+
+@dataclass(frozen=True)
 class Pass(ir.passes.InPlacePass):
     """A pass that changes the model it is given."""
 

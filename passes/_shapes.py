@@ -56,7 +56,8 @@ def _transpose(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None
 def _broadcast(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
     rank = max(len(sizes) for sizes in inputs)
     result: list[Size] = []
-    for column in zip(*([1] * (rank - len(sizes)) + sizes for sizes in inputs), strict=True):
+    ones: list[Size] = [1] * rank
+    for column in zip(*(ones[len(sizes) :] + sizes for sizes in inputs), strict=True):
         different = {size for size in column if size != 1}
         numbers = [size for size in different if isinstance(size, int)]
         if len(different) > 1 and len(numbers) != 1:

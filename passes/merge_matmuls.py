@@ -13,7 +13,7 @@ from ._walk import all_graphs
 
 
 @dataclass(frozen=True)
-class MergeMatMuls(Pass):
+class MergeMatmuls(Pass):
     """Merges products of one input: MatMul(x, q), MatMul(x, k), MatMul(x, v) -> Split(MatMul(x, [q k v])).
 
     Biases that follow every product are merged too. Weights that something else uses are left alone: merging would
@@ -55,7 +55,7 @@ def _bias(node: ir.Node) -> ir.Node | None:
     output = node.outputs[0]
     if not only_use(output):
         return None
-    add = output.uses()[0].node
+    add = next(iter(output.uses())).node
     if add.domain != "" or add.op_type != "Add" or add.outputs[0].is_graph_output():
         return None
     other = next((value for value in add.inputs if value is not output), None)

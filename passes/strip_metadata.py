@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ._base import Pass
+from ._base import ORIGIN, Pass
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 
 
@@ -14,13 +14,18 @@ class StripMetadata(Pass):
     """Removes doc strings and notes of nodes, values and graphs; the model's own key-value pairs are kept.
 
     torch.onnx writes a stack trace with absolute paths into every node, so that two checkouts give two files.
+
+    Attributes:
+        keep_origin: whether nodes keep the path of the PyTorch module that they came from.
     """
+
+    keep_origin: bool = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Strips in place."""
         modified = False
         for thing in (*all_graphs(model), *all_nodes(model), *all_values(model), *all_tensors(model)):
-            modified |= _strip(thing)
+            modified |= _strip(thing, self.keep_origin)
         for key in [key for key in model.metadata_props if key.startswith("pkg.torch")]:
             del model.metadata_props[key]
             modified = True
@@ -30,10 +35,12 @@ class StripMetadata(Pass):
         return ir.passes.PassResult(model, modified=modified)
 
 
-def _strip(thing: Any) -> bool:
-    if not thing.metadata_props and not thing.doc_string:
+def _strip(thing: Any, keep_origin: bool) -> bool:
+    kept = {ORIGIN: thing.metadata_props[ORIGIN]} if keep_origin and ORIGIN in thing.metadata_props else {}
+    if dict(thing.metadata_props) == kept and not thing.doc_string:
         return False
     thing.metadata_props.clear()
+    thing.metadata_props.update(kept)
     if isinstance(thing, ir.serde.TensorProtoTensor):  # it is written as it was read
         thing.raw.ClearField("metadata_props")
         thing.raw.ClearField("doc_string")

@@ -1,0 +1,249 @@
+"""Runs graph passes. One that raises, breaks the graph, hangs or crashes costs that pass, not the build."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import files, worker
+from .errors import BuildFailed, UsageError, did_you_mean
+from .worker import Emit, Limits
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..passes import Pass
+
+PASS_SECONDS = 120.0
+MOST_EMBEDDED_BYTES = 1_800_000_000
+"""Weights beyond this go beside the file: protobuf holds 2 GiB."""
+_STAGE = "pass "
+_PRODUCER = "planc"
+_SAMPLE = 1024
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the passes did.
+
+    Attributes:
+        before: number of nodes, nodes by operator and bytes of weights of the source.
+        after: the same of the result.
+        passes: for each pass that ran: name, whether it modified the graph, nodes after it, seconds.
+        skipped: name of each pass that was left out because it failed, and why.
+    """
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    passes: list[dict[str, Any]]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changed_by(self) -> list[str]:
+        """Names of the passes that modified the graph, in order."""
+        return [one["name"] for one in self.passes if one["modified"]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which passes run, and how their failures and their notes are treated.
+
+    Attributes:
+        family: key of `passes.PRESETS`.
+        only: passes such as `fold-constants{max-output-bytes=1024}`, in order, instead of the preset.
+        skip: names of passes that do not run.
+        strict: whether a failing pass fails the build.
+        keep_origin: whether nodes keep the module path that they came from.
+        embed: whether weights go into the file, up to what protobuf holds; else beside it.
+    """
+
+    family: str = "onnx"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    strict: bool = False
+    keep_origin: bool = False
+    embed: bool = False
+
+
+def optimize(source: Path, out: Path, recipe: Recipe, *, limits: Limits, on_event: Emit | None = None) -> Report:
+    """Reads the ONNX file `source`, runs the passes in a worker, and writes `out`.
+
+    Raises:
+        UsageError: the recipe names an unknown pass, option or preset.
+        BuildFailed: the graph cannot be read or written, or a pass failed and the recipe is strict.
+    """
+    skipped: dict[str, str] = {}
+    while True:
+        try:
+            return worker.call(_run, source, out, recipe, skipped, limits=limits, on_event=on_event)
+        except BuildFailed as error:
+            name = error.stage.removeprefix(_STAGE)
+            if recipe.strict or not error.stage.startswith(_STAGE) or name in skipped:
+                raise
+            skipped = {**skipped, name: error.what}
+
+
+def _chosen(recipe: Recipe) -> "tuple[Pass, ...]":
+    from .. import passes
+
+    known = passes.names()
+    for name in recipe.skip:
+        if name not in known:
+            raise UsageError(f"--skip {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
+    try:
+        wanted = tuple(map(passes.parse, recipe.only)) or passes.PRESETS[recipe.family]
+    except ValueError as error:
+        raise UsageError(f"--pass: {error}", hint="See planc passes") from error
+    if recipe.keep_origin:
+        keeping = passes.StripMetadata(keep_origin=True)
+        wanted = tuple(keeping if isinstance(one, passes.StripMetadata) else one for one in wanted)
+    return tuple(one for one in wanted if one.name not in recipe.skip)
+
+
+def describe_passes(*, emit: Emit) -> list[dict[str, Any]]:
+    """Returns name, first line of documentation, options and presets of each pass (in a worker)."""
+    from dataclasses import fields
+
+    from .. import passes
+
+    emit("stage", "passes")
+    return [
+        {
+            "name": name,
+            "description": (cls.__doc__ or "").splitlines()[0],
+            "options": {one.name.replace("_", "-"): one.default for one in fields(cls)},
+            "presets": [family for family, order in passes.PRESETS.items() if any(type(one) is cls for one in order)],
+        }
+        for name, cls in passes.names().items()
+    ]
+
+
+def _run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emit: Emit) -> Report:
+    """Runs the passes; after a failure, again from the source without the one that failed (in a worker)."""
+    import onnx
+
+    from .frontends.onnx import read
+    from .graph import size
+
+    emit("stage", "read")
+    chosen, skipped, thorough = _chosen(recipe), dict(skipped), False
+    while True:
+        model = read(source)
+        before = size(model)
+        done, failed = _apply(model, [one for one in chosen if one.name not in skipped], thorough, emit)
+        if failed is None:
+            emit("stage", "write")
+            with files.telling(out.parent):
+                write(model, out, embed=recipe.embed)
+            try:
+                onnx.checker.check_model(str(out))
+                _require_loadable(out, source, emit)
+                return Report(before, size(model), done, skipped)
+            except Exception as error:
+                if thorough:
+                    raise BuildFailed(f"the optimized graph is not valid: {error}") from error
+                thorough = True  # once more, with the full check after each pass, to find the culprit
+                continue
+        name, reason = failed
+        if recipe.strict:
+            raise BuildFailed(f"pass {name}: {reason}", hint=f"Leave it out with --skip {name}, or drop --strict")
+        emit("note", f"left out the pass {name}: {reason}")
+        skipped[name] = reason
+
+
+def _require_loadable(out: Path, source: Path, emit: Emit) -> None:
+    """Raises where ONNX Runtime loads the source but not the result; says so where it loads neither."""
+    failure = _load_failure(out)
+    if failure is None:
+        return
+    if _load_failure(source) is None:
+        raise failure
+    emit("note", "ONNX Runtime cannot load the source: the result is checked against the ONNX standard only")
+
+
+def _load_failure(path: Path) -> Exception | None:
+    from .reference import runner
+
+    try:
+        runner(path)
+    except Exception as error:
+        return error
+    return None
+
+
+def _apply(
+    model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, emit: Emit
+) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
+    """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
+    from ..passes import check, signature
+
+    wanted = signature(model)
+    done: list[dict[str, Any]] = []
+    for one in chosen:
+        emit("stage", f"{_STAGE}{one.name}")
+        emit("within", PASS_SECONDS)
+        start, nodes = time.perf_counter(), len(model.graph)
+        try:
+            modified = bool(one(model).modified) or len(model.graph) != nodes
+            if modified:
+                check(model, wanted)
+                if thorough:
+                    _check_fully(model)
+        except Exception as error:
+            return done, (one.name, _root_cause(error))
+        done.append(
+            {
+                "name": one.name,
+                "modified": modified,
+                "nodes": sum(1 for _ in model.graph.all_nodes()),
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+        )
+    return done, None
+
+
+def _check_fully(model: "ir.Model") -> None:
+    import onnx_ir.passes.common as common
+
+    common.CheckerPass()(model)
+
+
+def write(model: "ir.Model", out: Path, *, embed: bool) -> None:
+    """Writes a graph that says planc made it.
+
+    Args:
+        model: the graph.
+        out: the .onnx.
+        embed: whether weights go into the file. Beyond 1.8 GB they go beside it all the same, under a name of their
+            own content, so that an older file never finds the data of a newer one.
+    """
+    import onnx_ir as ir
+
+    from .graph import size
+
+    model.producer_name, model.producer_version = _PRODUCER, None
+    if not embed:
+        ir.save(model, out, external_data=f"{out.name}.data")
+    elif size(model)["weights_bytes"] > MOST_EMBEDDED_BYTES:
+        ir.save(model, out, external_data=f"{out.name}.{_fingerprint(model)}.data")
+    else:
+        ir.save(ir.external_data.load_to_model(model), out)
+
+
+def _fingerprint(model: "ir.Model") -> str:
+    """Twelve digits of a digest over names, shapes and the ends of the weights: gigabytes are not read for it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.graph.initializers.items()):
+        digest.update(f"{name} {value.shape} {value.dtype}".encode())
+        if value.const_value is not None:
+            array = value.const_value.numpy().reshape(-1)
+            digest.update(array[:_SAMPLE].tobytes() + array[-_SAMPLE:].tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
