@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planc
 import torch
+
+import planc
 from planc.compiler import golden
 from planc.compiler.bench import interleaved
 

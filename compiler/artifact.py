@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
 
+_KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
+
 Runner = Callable[["Sequence[np.ndarray]"], "Sequence[np.ndarray]"]
 """What a backend's `load` returns: arrays in the order of the inputs -> arrays in the order of the outputs."""
 
@@ -114,6 +116,8 @@ def read(path: str | Path) -> Artifact:
             f"{folder}/{MANIFEST} has another schema version than {SCHEMA_VERSION}",
             hint="Build it again with this planc",
         )
+    if missing := _KEYS - manifest.keys():
+        raise UsageError(f"{folder}/{MANIFEST} has no {min(missing)!r}", hint="Build it again")
     return Artifact(folder, manifest)
 
 

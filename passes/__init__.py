@@ -3,8 +3,6 @@
 import re
 from dataclasses import fields
 
-import onnx_ir as ir
-
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
@@ -37,7 +35,6 @@ __all__ = [
     "check",
     "names",
     "parse",
-    "run",
     "signature",
 ]
 
@@ -95,26 +92,3 @@ def parse(text: str) -> Pass:
         else:
             raise ValueError(f"{match[1]}: {name}={value} is not of type {getattr(kind, '__name__', kind)}")
     return known[match[1]](**options)
-
-
-def run(model: ir.Model, family: str) -> list[str]:
-    """Runs the preset of `family` in place; returns the names of the passes that changed something.
-
-    Raises:
-        LookupError: there is no preset of that name.
-        onnx_ir.passes.PassError: a pass failed; it names the pass.
-    """
-    changed = []
-    for one in PRESETS[family]:
-        try:
-            if one(model).modified:
-                changed.append(one.name)
-        except Exception as error:
-            raise ir.passes.PassError(f"{one.name}: {_root_cause(error)}") from error
-    return changed
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from planc.compiler.errors import EXIT_CODES
 from planc.compiler.target import target_names
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+
 from planc.compiler import plugins, target
 from planc.compiler.errors import EXIT_CODES
 from planc.compiler.target import TARGETS, Precision, find_target, target_names

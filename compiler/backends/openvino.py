@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..artifact import Runner
-from ..errors import BuildFailed
+from ..errors import BuildFailed, UsageError, did_you_mean
 from ..target import Precision, Target
 from . import Built
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VERIFIABLE = True
 PAYLOAD = "model.xml"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16"}
+_HINTS = ("latency", "throughput")
 _LOW = {"f16", "bf16"}
 _MOVES = {
     "Broadcast", "Concatenation", "Const", "Convert", "Gather", "Input", "Output", "Reorder", "Reshape", "ShapeOf",
@@ -38,6 +39,15 @@ class Options:
 
     threads: int = 0
     hint: str = "latency"
+
+    def __post_init__(self) -> None:
+        """Refuses other hints.
+
+        Raises:
+            UsageError: the hint is neither.
+        """
+        if self.hint not in _HINTS:
+            raise UsageError(f"-O hint={self.hint}: unknown hint", hint=did_you_mean(self.hint, _HINTS))
 
 
 def why_not(_target: Target, precision: Precision) -> str | None:

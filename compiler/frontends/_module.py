@@ -123,10 +123,11 @@ def _callable(source: Source) -> Any:
     if place.endswith(".py"):
         path = Path(place).resolve()
         sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        own = path.stem if path.stem not in sys.modules else f"{path.stem}_model"  # a file may be called json.py
+        spec = importlib.util.spec_from_file_location(own, path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
+        sys.modules[own] = module
         guard(source, "importing", lambda: spec.loader.exec_module(module))
     else:
         sys.path.insert(0, str(Path.cwd()))

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import planc
 import torch
 from model import efficientnet_lite0
 from PIL import Image
+
+import planc
 from planc.compiler.bench import interleaved, summary
 
 ROOT = Path(__file__).resolve().parents[2]

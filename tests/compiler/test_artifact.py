@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planc
 import pytest
+
+import planc
 from planc.compiler import artifact, files, golden, host
 from planc.compiler.errors import IOFailed, Unavailable, UsageError
 

@@ -1,6 +1,7 @@
 """Errors: one class per exit code, one line each."""
 
 import pytest
+
 from planc.compiler import errors
 from planc.compiler.errors import EXIT_CODES, PlancError, did_you_mean, one_line
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from planc.compiler import files
 from planc.compiler.errors import IOFailed, UsageError
 

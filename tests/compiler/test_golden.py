@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from planc.compiler import golden
 from planc.compiler.errors import UsageError
 from planc.compiler.golden import Golden

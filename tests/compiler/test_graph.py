@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from planc.compiler import graph
 from planc.compiler.errors import UsageError
 

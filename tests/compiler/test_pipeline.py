@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planc
 import pytest
+
+import planc
 from planc.compiler import files, pipeline, recipe
 from planc.compiler.errors import BuildFailed, GateFailed, UsageError
 from planc.compiler.worker import Limits

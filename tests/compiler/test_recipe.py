@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from planc.compiler import host, recipe
 from planc.compiler.errors import Unavailable, UsageError
 from planc.compiler.recipe import Source

@@ -1,6 +1,7 @@
 """The shape language."""
 
 import pytest
+
 from planc.compiler.errors import UsageError
 from planc.compiler.shapes import Dim, Point, TensorSpec, check_dims, parse_dim, parse_input, points
 

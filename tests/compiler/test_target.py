@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from planc.compiler import target
 from planc.compiler.errors import UsageError
 from planc.compiler.target import Precision, Target, find_precision, find_target, target_names

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from planc.compiler.errors import IOFailed
 from planc.compiler.golden import Golden
 from planc.compiler.target import Precision

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from planc.compiler import errors, worker
 from planc.compiler.errors import BuildFailed
 from planc.compiler.worker import Limits

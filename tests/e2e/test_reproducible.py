@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from planc.compiler.files import digest
 
 TARGETS = ("onnxruntime-cpu", "openvino-cpu")

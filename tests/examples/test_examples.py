@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import planc
 import pytest
+
+import planc
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

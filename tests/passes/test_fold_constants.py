@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from planc.passes.fold_constants import FoldConstants
 
 TEXT = """\

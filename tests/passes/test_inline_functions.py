@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from planc.passes.inline_functions import InlineFunctions
 
 TEXT = """\

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from planc import passes
 from planc.passes import PRESETS
 from planc.passes._base import Pass

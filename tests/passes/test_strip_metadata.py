@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from planc.passes.strip_metadata import StripMetadata
 
 SECRET = "/home/someone/checkout/net.py"

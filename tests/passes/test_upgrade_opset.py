@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from planc.passes.upgrade_opset import UpgradeOpset
 
 OPSET_9 = """\

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from planc.passes import all_graphs, all_nodes, all_tensors, all_values
 
 TEXT = """\

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from planc.compiler.backends import null
 from planc.compiler.errors import Unavailable
 from planc.compiler.target import Precision, find_target

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from planc.compiler import host
 from planc.compiler.backends import onnxruntime as backend
 from planc.compiler.errors import BuildFailed

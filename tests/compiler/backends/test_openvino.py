@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from planc.compiler import host
 from planc.compiler.backends import openvino as backend
 from planc.compiler.errors import BuildFailed

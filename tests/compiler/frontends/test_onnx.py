@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from planc.compiler import graph, recipe
 from planc.compiler.errors import UsageError
 from planc.compiler.frontends import Exported

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from planc.compiler import recipe
 from planc.compiler.errors import BuildFailed, UsageError
 from planc.compiler.frontends import Exported
@@ -214,6 +215,7 @@ def test_no_path_and_no_stack_trace_is_kept(export: Callable[..., Exported], fol
 
 def test_modules_of_nodes_are_kept(export: Callable[..., Exported]) -> None:
     import onnx_ir as ir
+
     from planc.passes import ORIGIN
 
     made = export("zoo.py:Scale", "x=float32[2,4]")
