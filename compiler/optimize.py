@@ -2,9 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import files, worker
@@ -121,36 +122,66 @@ def describe_passes(*, emit: Emit) -> list[dict[str, Any]]:
 
 
 def _run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emit: Emit) -> Report:
-    """Runs the passes; after a failure, again from the source without the one that failed (in a worker)."""
+    """Runs the passes from file to file (in a worker)."""
     import onnx
 
     from .frontends.onnx import read
     from .graph import size
 
     emit("stage", "read")
-    chosen, skipped, thorough = _chosen(recipe), dict(skipped), False
+    chosen, before = _chosen(recipe), size(read(source))
+    for thorough in (False, True):  # the full check after each pass only where the result is not valid
+        model, done, left_out = apply(
+            lambda: read(source), chosen, skipped=skipped, strict=recipe.strict, thorough=thorough, emit=emit
+        )
+        emit("stage", "write")
+        with files.telling(out.parent):
+            write(model, out, embed=recipe.embed)
+        try:
+            onnx.checker.check_model(str(out))
+            _require_loadable(out, source, emit)
+            return Report(before, size(model), done, left_out)
+        except Exception as error:
+            failure = error
+    raise BuildFailed(f"the optimized graph is not valid: {failure}") from failure
+
+
+def apply(
+    load: "Callable[[], ir.Model]",
+    chosen: "Sequence[Pass]",
+    *,
+    skipped: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = False,
+    thorough: bool = False,
+    emit: Emit = lambda _kind, _value: None,
+) -> "tuple[ir.Model, list[dict[str, Any]], dict[str, str]]":
+    """Runs passes on a graph; after a failure, again from the start without the one that failed.
+
+    Args:
+        load: gives the graph anew.
+        chosen: passes in order.
+        skipped: names that do not run, with the reason.
+        strict: whether a failure is an error.
+        thorough: whether the ONNX checker looks at the graph after each pass.
+        emit: receives the stages.
+
+    Returns:
+        The graph, what each pass did, and the passes left out with the reason.
+
+    Raises:
+        BuildFailed: a pass failed and `strict` is set.
+    """
+    left_out = dict(skipped)
     while True:
-        model = read(source)
-        before = size(model)
-        done, failed = _apply(model, [one for one in chosen if one.name not in skipped], thorough, emit)
+        model = load()
+        done, failed = _apply(model, [one for one in chosen if one.name not in left_out], thorough, emit)
         if failed is None:
-            emit("stage", "write")
-            with files.telling(out.parent):
-                write(model, out, embed=recipe.embed)
-            try:
-                onnx.checker.check_model(str(out))
-                _require_loadable(out, source, emit)
-                return Report(before, size(model), done, skipped)
-            except Exception as error:
-                if thorough:
-                    raise BuildFailed(f"the optimized graph is not valid: {error}") from error
-                thorough = True  # once more, with the full check after each pass, to find the culprit
-                continue
+            return model, done, left_out
         name, reason = failed
-        if recipe.strict:
+        if strict:
             raise BuildFailed(f"pass {name}: {reason}", hint=f"Leave it out with --skip {name}, or drop --strict")
         emit("note", f"left out the pass {name}: {reason}")
-        skipped[name] = reason
+        left_out[name] = reason
 
 
 def _require_loadable(out: Path, source: Path, emit: Emit) -> None:
