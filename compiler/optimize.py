@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import files, worker
 from .errors import BuildFailed, UsageError, did_you_mean
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from ..passes import Pass
+
+T = TypeVar("T")
 
 PASS_SECONDS = 120.0
 MOST_EMBEDDED_BYTES = 1_800_000_000
@@ -75,13 +77,25 @@ def optimize(source: Path, out: Path, recipe: Recipe, *, limits: Limits, on_even
         UsageError: the recipe names an unknown pass, option or preset.
         BuildFailed: the graph cannot be read or written, or a pass failed and the recipe is strict.
     """
+    return leaving_out(
+        lambda skipped: worker.call(run, source, out, recipe, skipped, limits=limits, on_event=on_event),
+        strict=recipe.strict,
+    )
+
+
+def leaving_out(attempt: Callable[[dict[str, str]], T], *, strict: bool = False) -> T:
+    """Calls `attempt` with the passes to leave out, and again with one more where a pass killed or hung its worker.
+
+    Raises:
+        BuildFailed: as the last attempt did.
+    """
     skipped: dict[str, str] = {}
     while True:
         try:
-            return worker.call(_run, source, out, recipe, skipped, limits=limits, on_event=on_event)
+            return attempt(skipped)
         except BuildFailed as error:
             name = error.stage.removeprefix(_STAGE)
-            if recipe.strict or not error.stage.startswith(_STAGE) or name in skipped:
+            if strict or not error.stage.startswith(_STAGE) or name in skipped:
                 raise
             skipped = {**skipped, name: error.what}
 
@@ -121,8 +135,13 @@ def describe_passes(*, emit: Emit) -> list[dict[str, Any]]:
     ]
 
 
-def _run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emit: Emit) -> Report:
-    """Runs the passes from file to file (in a worker)."""
+def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emit: Emit) -> Report:
+    """Runs the passes from file to file (in a worker).
+
+    Raises:
+        UsageError: the recipe names an unknown pass or option.
+        BuildFailed: no valid graph came out, or a pass failed and the recipe is strict.
+    """
     import onnx
 
     from .frontends.onnx import read

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class Work:
         folder: for files between stages.
         payload: the folder that becomes the artifact.
         seconds: wall time by step.
+        skipped: graph passes that killed a worker, with the reason: they are left out.
     """
 
     job: Job
@@ -49,6 +51,7 @@ class Work:
     payload: Path
     seconds: dict[str, float] = field(default_factory=dict)
     exported: "Exported | None" = None
+    skipped: dict[str, str] = field(default_factory=dict)
     optimized: "Report | None" = None
     built: "Built | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +95,9 @@ class Result:
 
 
 def stages() -> Iterator[Stage]:
-    """Yields the stages that run in one piece; between the first and the second, `optimize` runs the passes."""
+    """Yields the stages; their order is the order of the compilation."""
     yield Stage("export", ".onnx", _export)
+    yield Stage("optimize", ".opt.onnx", _optimize)
     yield Stage("build", "", _build)
     yield Stage("verify", ".npz", _verify)
 
@@ -115,8 +119,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         for candidate in recipe.candidates(job):
             begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
             try:
-                _optimize(begun, works, limits, on_event)
-                works.append(worker.call(run_stages, begun, ("build", "verify"), limits=limits, on_event=on_event))
+                works.append(optimize.leaving_out(partial(_attempt, begun, limits, on_event)))
             except PlancError as error:
                 if not job.target.candidates:
                     raise
@@ -143,16 +146,14 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
     return Result(artifact.read(out), status, report, sources)
 
 
-def _optimize(work: Work, others: list[Work], limits: Limits, on_event: Emit | None) -> None:
-    """Runs the passes of the target's family, unless another candidate's did."""
-    start = time.perf_counter()
-    same = next((one for one in others if one.job.target.family == work.job.target.family), None)
-    if same is not None:
-        work.optimized = same.optimized
-        return
-    family = optimize.Recipe(family=work.job.target.family)
-    work.optimized = optimize.optimize(work.model.path, work.graph, family, limits=limits, on_event=on_event)
-    work.seconds["optimize"] = time.perf_counter() - start
+def _attempt(work: Work, limits: Limits, on_event: Emit | None, skipped: dict[str, str]) -> Work:
+    return worker.call(
+        run_stages,
+        replace(work, skipped=skipped),
+        ("optimize", "build", "verify"),
+        limits=limits,
+        on_event=on_event,
+    )
 
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
@@ -219,6 +220,11 @@ def _export(work: Work, emit: Emit) -> None:
     work.exported = replace(exported, goldens=())
     for name, seconds in exported.seconds.items():
         work.seconds[f"export.{name}"] = seconds + (imports if name == "load" else 0)
+
+
+def _optimize(work: Work, emit: Emit) -> None:
+    family = optimize.Recipe(family=work.job.target.family)
+    work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
 
 
 def _build(work: Work, _emit: Emit) -> None:
