@@ -109,13 +109,15 @@ def compile_(
     if output_format == "json":
         _print_json({"status": result.status, "output": str(out), "manifest": manifest, "report": result.report})
         return
-    total = sum(facts["bytes"] for facts in manifest["files"].values())
+    sizes = {name: facts["bytes"] for name, facts in manifest["files"].items()}
+    golden = sizes.pop("golden.npz", 0)
     seconds = result.report["seconds"]["total"]
-    print(f"{result.status} {out}: {manifest['job']['id']}, {_size(total)}, {seconds:.1f} s")
+    print(f"{result.status} {out}: {manifest['job']['id']}, {_size(sum(sizes.values()))} to deploy, {seconds:.1f} s")
     for name, reason in result.report["failed_candidates"].items():
         print(f"  not {name}: {reason}")
     for name, figures in result.report["latency"].items():
         print(f"  {name}: {figures['latency_p50_ms']:.2f} ms (median)")
+    print(f"  golden data for planc verify: {_size(golden)}")
     print(f"  precision: {_effective(manifest['effective_precision'])}")
     for line in _verification_lines(manifest["verification"]):
         print(f"  {line}")

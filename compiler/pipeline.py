@@ -118,6 +118,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         failures: dict[str, PlancError] = {}
         for candidate in recipe.candidates(job):
             begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
+            begun.optimized = next((one.optimized for one in works if one.graph == begun.graph), None)
             try:
                 works.append(optimize.leaving_out(partial(_attempt, begun, limits, on_event)))
             except PlancError as error:
@@ -161,7 +162,6 @@ def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     with files.telling(work.folder):
         for stage in stages():
             if stage.name in names:
-                emit("stage", stage.name)
                 start = time.perf_counter()
                 stage.run(work, emit)
                 work.seconds[stage.name] = time.perf_counter() - start
@@ -223,20 +223,24 @@ def _export(work: Work, emit: Emit) -> None:
 
 
 def _optimize(work: Work, emit: Emit) -> None:
+    if work.optimized is not None:  # by another candidate
+        return
     family = optimize.Recipe(family=work.job.target.family)
     work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
 
 
-def _build(work: Work, _emit: Emit) -> None:
+def _build(work: Work, emit: Emit) -> None:
+    emit("stage", "build")
     backend = plugins.load("backends", work.job.target.backend)
     options = recipe.backend_options(work.job)
     work.payload.mkdir()
     work.built = backend.build(work.graph, work.job.precision, options, work.payload)
 
 
-def _verify(work: Work, _emit: Emit) -> None:
+def _verify(work: Work, emit: Emit) -> None:
     from . import golden, verify
 
+    emit("stage", "verify")
     goldens = golden.load(work.folder / "all.npz")
     kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)

@@ -186,7 +186,8 @@ def candidates(job: Job) -> list[Job]:
     }
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        several = len(reasons) > 1
+        told = "; ".join(f"{name}: {reason}" if several else str(reason) for name, reason in reasons.items())
         raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
     return able
 
