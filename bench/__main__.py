@@ -1,10 +1,10 @@
-"""`python -m bench [cli] [overhead] [latency]`: runs the benchmarks, prints Markdown."""
+"""`python -m bench [cli] [overhead] [passes] [latency]`: runs the benchmarks, prints Markdown."""
 
 import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "latency")
+TOPICS = ("cli", "overhead", "passes", "latency")
 
 
 def main() -> None:
@@ -28,6 +28,10 @@ def main() -> None:
         from . import overhead
 
         overhead.main()
+    if "passes" in chosen:
+        from . import passes
+
+        passes.main(threads=words.threads)
     if "latency" in chosen:
         from . import latency
 

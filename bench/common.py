@@ -43,12 +43,19 @@ class Case:
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
+    def export(self, out: Path) -> None:
+        """Runs `planc export`: the graph as the dynamo exporter gives it, unoptimised."""
+        shapes = [f"--input={text}" for text in self.inputs] + [f"--dim={text}" for text in self.dims]
+        command = [PLANC, "export", f"bench/models.py:{self.model}", *shapes, "-o", out]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
 
 _IDS = ("input_ids=int64[batch,seq]:0..30521", "attention_mask=int64[batch,seq]:1..1")
 _IMAGES = ("x=float32[batch,3,224,224]",)
 
 RESNET50 = Case("ResNet-50 (random weights), batch 1 of 1..8", "resnet50", _IMAGES, ("batch=1..8@1",))
 EFFICIENTNET = Case("EfficientNet-Lite0, batch 1 of 1..8", "efficientnet_lite0", _IMAGES, ("batch=1..8@1",))
+VIT = Case("ViT-S/16 (random weights), batch 1 of 1..8", "vit", _IMAGES, ("batch=1..8@1",))
 MINILM = Case("MiniLM-L6, batch 1 of 1..8, sequence 128 of 8..256", "minilm", _IDS, ("batch=1..8@1", "seq=8..256@128"))
 MINILM_FIXED = Case("MiniLM-L6 compiled for batch 1, sequence 128 only", "minilm", _IDS, ("batch=1", "seq=128"))
 

@@ -47,6 +47,29 @@ def resnet50() -> nn.Module:
     )
 
 
+def vit() -> nn.Module:
+    """ViT-S/16 (21.6M parameters) with random weights, biases too: a bias of zeros would be folded away."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    net = ViTModel(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), add_pooling_layer=False)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.02)
+    return _Images(net)
+
+
+class _Images(nn.Module):
+    """Gives a transformers model images under the name x."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(pixel_values=x).last_hidden_state
+
+
 class _Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, added to the input."""
 
