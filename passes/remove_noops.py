@@ -123,13 +123,12 @@ def _slice(node: ir.Node) -> ir.Value | None:
     if len(node.inputs) < 3:
         return None
     value = _first(node)
-    starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
-    axes = constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
-    steps = constant(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
-    dynamic_steps = len(node.inputs) > 4 and node.inputs[4] is not None and steps is None
-    if value is None or starts is None or ends is None or starts.any() or dynamic_steps:
-        return None
-    if steps is not None and (steps != 1).any():
+    bounds = [constant(one) for one in node.inputs[1:]]
+    given = [one is not None for one in node.inputs[1:]]
+    if value is None or [one is not None for one in bounds] != given:
+        return None  # one that is computed, or a default that the caller may replace
+    starts, ends, axes, steps = [*bounds, None, None][:4]
+    if starts is None or ends is None or starts.any() or (steps is not None and (steps != 1).any()):
         return None
     axes_list = axes.tolist() if axes is not None else list(range(starts.size))
     for axis, end in zip(axes_list, ends.tolist(), strict=True):
