@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from ._base import Pass
+from ._walk import all_graphs
 
 _SAMPLE = 512
+_MOST_ELEMENTS = 64  # of a tensor attribute that is compared
+_RANDOM = (
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class MergeDuplicates(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Merges in place."""
         modified = _merge_initializers(model.graph)
-        modified |= common.CommonSubexpressionEliminationPass()(model).modified
+        for graph in all_graphs(model):
+            modified |= _merge_nodes(graph)
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -47,3 +52,62 @@ def _merge_initializers(graph: ir.Graph) -> bool:
 def _bits(array: np.ndarray) -> np.ndarray:
     """The array's bytes: NaN equals NaN, and 0 differs from -0."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
+    """Merges nodes of equal operator, inputs and attributes within one graph; operators of other domains stay.
+
+    Where both nodes give out a graph output, the later one becomes an Identity, so that both names live.
+    """
+    modified = False
+    first: dict[object, ir.Node] = {}
+    for node in graph:
+        key = _key(node)
+        if key is None or (found := first.setdefault(key, node)) is node:
+            continue
+        for old, new in zip(node.outputs, found.outputs, strict=True):
+            if not old.is_graph_output():
+                old.replace_all_uses_with(new)
+            elif not new.is_graph_output():
+                old.name, new.name = new.name, old.name
+                old.replace_all_uses_with(new, replace_graph_outputs=True)
+            else:
+                copy = ir.node("Identity", [new])
+                copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = old.name, old.type, old.shape
+                graph.insert_before(node, copy)
+                old.replace_all_uses_with(copy.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        modified = True
+    return modified
+
+
+def _key(node: ir.Node) -> object:
+    """What two nodes that compute the same have in common; None for a node that is like no other."""
+    if (
+        node.domain != ""
+        or node.op_type in _RANDOM
+        or (node.op_type == "Identity" and node.outputs[0].is_graph_output())
+    ):
+        return None
+    attributes = {name: _content(attribute) for name, attribute in node.attributes.items()}
+    if None in attributes.values():
+        return None
+    named = tuple(bool(value.name) for value in node.outputs)
+    return node.op_type, tuple(map(id, node.inputs)), named, tuple(sorted(attributes.items()))
+
+
+def _content(attribute: ir.Attr) -> tuple[str, ...] | None:
+    """An attribute as text that tells 0 from -0; None for graphs, large tensors and what else is not compared."""
+    if attribute.is_ref():
+        return None
+    kind = attribute.type
+    if kind is ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        if tensor.dtype is ir.DataType.STRING or tensor.size > _MOST_ELEMENTS:
+            return None
+        return kind.name, tensor.dtype.name, str(tensor.shape), tensor.tobytes().hex()
+    if kind in (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING):
+        return kind.name, repr(attribute.value)
+    if kind in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
+        return kind.name, repr(list(attribute.value))
+    return None
