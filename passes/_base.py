@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ._names import make_unique
+
 ORIGIN = "planc.origin"
 """Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
 
@@ -17,3 +19,10 @@ class Pass(ir.passes.InPlacePass):
     def name(self) -> str:
         """Name on the command line and of the file: FoldConstants -> fold-constants."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def __call__(self, model_or_result: ir.Model | ir.passes.PassResult, /) -> ir.passes.PassResult:
+        """Runs the pass; the names of what it made are unique afterwards."""
+        result = super().__call__(model_or_result)
+        if result.modified:
+            make_unique(result.model)
+        return result

@@ -1,5 +1,8 @@
 """Small constants, read as arrays; large ones are never touched."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnx_ir as ir
 
@@ -18,9 +21,34 @@ def constant(value: ir.Value | None, *, most_bytes: int = 1 << 20) -> np.ndarray
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """Returns the number of a constant with one element; None for anything else."""
+    """Returns the number of a constant of shape () or (1): more dimensions would be those of the result too."""
     array = constant(value, most_bytes=16)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 and array.ndim <= 1 else None
+
+
+@contextmanager
+def without_defaults(model: ir.Model) -> Iterator[None]:
+    """Hides initializers that are graph inputs too: libraries take them for constants, yet the caller may replace them.
+
+    Their order in the graph is kept.
+    """
+    initializers = model.graph.initializers
+    order = list(initializers.values())
+    hidden = {value: value.const_value for value in order if value.is_graph_input()}
+    for value in hidden:
+        del initializers[value.name]  # type: ignore[arg-type]
+        value.const_value = None
+    try:
+        yield
+    finally:
+        for value, tensor in hidden.items():
+            value.const_value = tensor
+        if hidden:
+            left = [value for value in initializers.values() if value not in set(order)]
+            order = [value for value in order if value in hidden or initializers.get(value.name) is value]
+            initializers.clear()
+            for value in (*order, *left):
+                model.graph.register_initializer(value)
 
 
 def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import constant, new_constant
+from ._constants import constant, new_constant, without_defaults
 from ._walk import all_nodes
 
 _KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+_RANDOM = ("Bernoulli", "Dropout")
+"""Random, or random in training; the library knows the others."""
 _BOUNDED_BY_INPUT = ("Compress", "NonZero", "Unique", "NonMaxSuppression")
 
 
@@ -36,15 +38,16 @@ class FoldConstants(Pass):
             output_size_limit=self.max_output_bytes,
             should_fold=self._should_fold,
         )
-        modified = bool(folder(model).modified)
+        with without_defaults(model):
+            modified = bool(folder(model).modified)
         for node in all_nodes(model):
             if node.domain == "" and node.op_type == "Range":
-                _make_scalars(model.graph, node)
+                modified |= _make_scalars(model.graph, node)
         return ir.passes.PassResult(model, modified=modified)
 
     def _should_fold(self, node: ir.Node) -> bool | None:
         """Returns False for no, True for yes whatever the folder thinks, None to leave it to its own rules."""
-        if node.op_type in _KEPT:
+        if node.op_type in (*_KEPT, *_RANDOM):
             return False
         if node.op_type in _BOUNDED_BY_INPUT:
             return None
@@ -55,12 +58,15 @@ class FoldConstants(Pass):
         return True if node.op_type == "ConstantOfShape" else None
 
 
-def _make_scalars(graph: ir.Graph, node: ir.Node) -> None:
+def _make_scalars(graph: ir.Graph, node: ir.Node) -> bool:
     """Makes one-element vectors scalars: Range takes both while their shape is unknown, folded it must be scalars."""
+    modified = False
     for index, value in enumerate(node.inputs):
         array = constant(value, most_bytes=16)
         if value is not None and array is not None and array.shape == (1,):
             node.replace_input_with(index, new_constant(graph, f"{value.name}_scalar", array.reshape(())))
+            modified = True
+    return modified
 
 
 def _bytes(value: ir.Value) -> int | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import without_defaults
 
 
 @dataclass(frozen=True)
@@ -23,4 +24,5 @@ class FuseConvBn(Pass):
                 rules.fuse_batchnorm_into_gemm_rule,
             ]
         )
-        return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
+        with without_defaults(model):
+            return ir.passes.PassResult(model, modified=bool(pass_(model).modified))

@@ -1,10 +1,12 @@
 """Moves a padding with zeros into the convolution after it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import without_defaults
 
 
 @dataclass(frozen=True)
@@ -14,13 +16,20 @@ class FusePad(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Applies onnxscript's rules in place."""
         from onnxscript.rewriter import RewritePass
+        from onnxscript.rewriter.pattern import MatchResult
         from onnxscript.rewriter.rules import common as rules
+        from onnxscript.rewriter.rules.common._fuse_pad_into_conv import NormalizePadFormatConv
 
-        pass_ = RewritePass(
-            [
-                rules.normalize_pad_format_conv_rule,
-                rules.fuse_pad_into_conv_rule,
-                rules.fuse_pad_into_conv_integer_rule,
-            ]
-        )
-        return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
+        class SpellOutPads(NormalizePadFormatConv):  # type: ignore[misc]
+            """Its sums are those of a dense kernel."""
+
+            def check(self, context: Any, conv: ir.Value, **rest: Any) -> Any:
+                node = conv.producer()
+                assert node is not None
+                if any(step != 1 for step in node.attributes.get_ints("dilations", ())):
+                    return MatchResult().fail("the kernel is dilated")
+                return super().check(context, conv, **rest)
+
+        with without_defaults(model):  # ConvInteger pads with its zero point: that rule is not among them
+            made = RewritePass([SpellOutPads.rule(), rules.fuse_pad_into_conv_rule])(model)
+        return ir.passes.PassResult(model, modified=bool(made.modified))

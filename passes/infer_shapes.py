@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from ._base import Pass
+from ._constants import without_defaults
 from ._walk import all_nodes
 
 
@@ -18,7 +19,8 @@ class InferShapes(Pass):
         unknown = [
             value for node in all_nodes(model) if _branches(node) for value in node.outputs if value.type is None
         ]
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        with without_defaults(model):
+            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         for value in unknown:  # it takes sequences that leave an If or a Loop for tensors
             value.type = value.shape = None
         return ir.passes.PassResult(model, modified=False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import without_defaults
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,5 @@ class MergeChains(Pass):
                 rules.unsqueeze_unsqueeze_rule,
             ]
         )
-        return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
+        with without_defaults(model):
+            return ir.passes.PassResult(model, modified=bool(pass_(model).modified))

@@ -1,0 +1,42 @@
+"""Names of values: no two in one graph, and none in a subgraph that hides one from outside."""
+
+from collections import ChainMap
+from itertools import chain
+
+import onnx_ir as ir
+
+from ._walk import all_values
+
+
+def make_unique(model: ir.Model) -> None:
+    """Renames values whose name another one has; inputs and outputs of the model keep theirs.
+
+    Values know each other by reference, files by name: what a pass adds or moves into another graph may take a name
+    that a subgraph uses for something else.
+    """
+    taken = {value.name or "" for value in all_values(model)}
+    outputs = {value.name: value for value in model.graph.outputs if value.name}
+    _visit(model.graph, ChainMap(outputs), taken)
+
+
+def _visit(graph: ir.Graph, known: ChainMap[str, ir.Value], taken: set[str]) -> None:
+    own = chain(graph.inputs, list(graph.initializers.values()), *(node.outputs for node in graph))
+    for value in own:
+        if value.name and known.setdefault(value.name, value) is not value:
+            value.name = _free(value.name, taken)
+            known[value.name] = value
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type is ir.AttributeType.GRAPH:
+                _visit(attribute.as_graph(), known.new_child(), taken)
+            elif attribute.type is ir.AttributeType.GRAPHS:
+                for subgraph in attribute.as_graphs():
+                    _visit(subgraph, known.new_child(), taken)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    count = 1
+    while f"{name}_{count}" in taken:
+        count += 1
+    taken.add(f"{name}_{count}")
+    return f"{name}_{count}"

@@ -1,0 +1,90 @@
+"""FusePad: a padding with zeros goes into the convolution; any other padding stays."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from planc.passes.fuse_pad import FusePad
+
+PADS = np.array([0, 0, 1, 2, 0, 0, 3, 1])
+
+
+def _weights(shape: tuple[int, ...] = (4, 3, 3, 3)) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _text(body: str, inputs: str = "float[n,3,8,8] x") -> str:
+    return f"g ({inputs}) => (float[n,4,h,v] y) {{ {body} }}"
+
+
+@pytest.mark.parametrize("conv", ["y = Conv(q, w)", "y = Conv<pads=[1,0,0,2], strides=[2,1]>(q, w)"])
+def test_fuses(
+    conv: str,
+    rewrites: Callable[..., ir.Model],
+    ops: Callable[..., Counter[str]],
+    image: np.ndarray,
+) -> None:
+    text = _text(f"q = Pad(x, p) {conv}")
+    model = rewrites(FusePad(), text, feed={"x": image}, rtol=1e-4, p=PADS, w=_weights())
+    assert ops(model) == {"Conv": 1}
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("more", ["", ", strides=[2,3]"])
+def test_auto_pad(
+    auto_pad: str, more: str, graph: Callable[..., ir.Model], infer: Callable[..., list[np.ndarray]], image: np.ndarray
+) -> None:
+    """Paddings are spelled out where that is right; a result never changes."""
+    from planc.passes.infer_shapes import InferShapes
+
+    model = graph(_text(f'y = Conv<auto_pad="{auto_pad}"{more}>(x, w)'), w=_weights())
+    InferShapes()(model)
+    before = infer(model, x=image)[0]
+    FusePad()(model)
+    np.testing.assert_allclose(infer(model, x=image)[0], before, rtol=1e-4, atol=1e-5)
+    assert not FusePad()(model).modified
+
+
+def test_auto_pad_of_a_dilated_kernel_stays(keeps: Callable[..., ir.Model]) -> None:
+    """onnxscript's rule computes the paddings of a dense kernel for it."""
+    keeps(FusePad(), _text('y = Conv<auto_pad="SAME_UPPER", dilations=[2,2]>(x, w)'), w=_weights())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'q = Pad<mode="reflect">(x, p) y = Conv(q, w)',
+        "q = Pad(x, p, one) y = Conv(q, w)",
+        'q = Pad(x, p) y = Conv<auto_pad="SAME_UPPER">(q, w)',
+        "q = Pad(x, batch) y = Conv(q, w)",
+        "q = Pad(x, crop) y = Conv(q, w)",
+        "q = Pad(x, p) z = Neg(q) r = Conv(q, w) c = Conv(z, w) y = Add(r, c)",
+    ],
+    ids=["reflect", "with ones", "auto_pad", "batch", "crop", "used twice"],
+)
+def test_keeps(body: str, graph: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
+    batch, crop = PADS.copy(), PADS.copy()
+    batch[0], crop[2] = 1, -1
+    model = graph(_text(body), p=PADS, w=_weights(), one=np.array(1, np.float32), batch=batch, crop=crop)
+    FusePad()(model)
+    assert ops(model)["Pad"] == 1
+
+
+def test_pads_that_the_caller_gives(keeps: Callable[..., ir.Model]) -> None:
+    text = _text("q = Pad(x, p) y = Conv(q, w)", "float[n,3,8,8] x, int64[8] p")
+    keeps(FusePad(), text, p=PADS, w=_weights())
+
+
+def test_an_integer_convolution_pads_with_its_zero_point(
+    graph: Callable[..., ir.Model], infer: Callable[..., list[np.ndarray]]
+) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (1, 3, 8, 8), dtype=np.uint8)
+    w = np.random.default_rng(1).integers(0, 255, (4, 3, 3, 3), dtype=np.uint8)
+    text = "g (uint8[n,3,8,8] x) => (int32[n,4,h,v] y) { q = Pad(x, p) y = ConvInteger(q, w, zero) }"
+    model = graph(text, p=PADS, w=w, zero=np.array(100, np.uint8))
+    before = infer(model, x=x)[0]
+    FusePad()(model)
+    np.testing.assert_array_equal(infer(model, x=x)[0], before)

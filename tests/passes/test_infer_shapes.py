@@ -1,0 +1,61 @@
+"""InferShapes: values get dtypes and shapes; a default that the caller may replace tells nothing."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from planc.passes.infer_shapes import InferShapes
+
+
+def _shapes(model: ir.Model) -> dict[str | None, str]:
+    return {value.name: str(value.shape) for node in model.graph for value in node.outputs}
+
+
+def test_infers_through_symbols(graph: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
+    text = "g (float[n,4] x) => (float[] y) { a = MatMul(x, w) b = Relu(a) s = Shape(x) y = Reshape(b, s) }"
+    model = graph(text, w=np.zeros((4, 6), np.float32))
+    before = ops(model)
+    assert not InferShapes()(model).modified
+    assert ops(model) == before
+    assert _shapes(model)["b"] == "[n,6]"
+    assert _shapes(model)["s"] == "[2]"
+
+
+def test_a_default_is_no_constant(graph: Callable[..., ir.Model]) -> None:
+    text = "g (float[n,4] x, int64[2] c) => (float[a,b] y) { z = Reshape(x, c) y = Neg(z) }"
+    model = graph(text, c=np.array([2, 6]), w=np.zeros(3, np.float32))
+    InferShapes()(model)
+    assert _shapes(model)["z"] != "[2,6]"
+    assert list(model.graph.initializers) == ["c", "w"]
+    assert model.graph.initializers["c"].const_value is not None
+    constant = graph(text.replace(", int64[2] c", ""), c=np.array([2, 6]))
+    InferShapes()(constant)
+    assert _shapes(constant)["z"] == "[2,6]"
+
+
+def test_external_weights_are_not_read(tmp_path, graph: Callable[..., ir.Model]) -> None:
+    text = "g (float[n,4] x) => (float[] y) { a = MatMul(x, w) y = Relu(a) }"
+    ir.save(graph(text, w=np.zeros((4, 600), np.float32)), tmp_path / "m.onnx", external_data="m.data")
+    model = ir.load(tmp_path / "m.onnx")
+    tensor = model.graph.initializers["w"].const_value
+    InferShapes()(model)
+    assert model.graph.initializers["w"].const_value is tensor
+    assert isinstance(tensor, ir.ExternalTensor)
+    assert tensor.raw is None
+    assert _shapes(model)["a"] == "[n,600]"
+
+
+def test_a_sequence_that_leaves_a_branch_is_no_tensor(graph: Callable[..., ir.Model]) -> None:
+    text = """g (bool c, float[n] x) => (float[] y) {
+      s = If(c) <
+        then_branch = t () => (seq(float[n]) a) { a = SequenceConstruct(x) },
+        else_branch = e () => (seq(float[n]) b) { b = SequenceConstruct(x, x) }
+      >
+      y = SequenceAt(s, zero)
+    }"""
+    model = graph(text, zero=np.array(0))
+    InferShapes()(model)
+    (branch,) = [node for node in model.graph if node.op_type == "If"]
+    assert not isinstance(branch.outputs[0].type, ir.TensorType)
