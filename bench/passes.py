@@ -7,9 +7,11 @@ their latency in ONNX Runtime and OpenVINO. The peers live in an environment of 
     .venv-peers/bin/pip install onnxsim==0.8.1 onnxslim==0.1.98 onnxscript==0.7.2 onnxruntime==1.31.1
 """
 
+import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,14 +74,23 @@ def command(tool: str, source: Path, out: Path) -> list[str | Path]:
     return [PYTHON, Path(__file__).with_name("_peer.py"), tool, source, out]
 
 
+LAUNCHER = """
+import json, os, sys, time
+begin = time.perf_counter()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ,
+                       file_actions=[(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)])
+_, status, used = os.wait4(child, 0)
+wall = time.perf_counter() - begin
+sys.stdout.write(json.dumps([status, wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000]))
+"""
+"""A small process of its own: a child's peak memory is never less than that of the process that starts it."""
+
+
 def run(words: Sequence[str | Path]) -> Cost | None:
     """Runs a command to its end; None where it fails."""
-    begin = time.perf_counter()
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - begin
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000) if child.returncode == 0 else None
+    started = subprocess.run([sys.executable, "-I", "-S", "-c", LAUNCHER, *words], capture_output=True, check=True)
+    status, *figures = json.loads(started.stdout)
+    return Cost(*figures) if status == 0 else None
 
 
 def row(name: str, file: Path, costs: Sequence[Cost], latencies: dict[str, dict[str, float]]) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -142,27 +143,53 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         UsageError: the recipe names an unknown pass or option.
         BuildFailed: no valid graph came out, or a pass failed and the recipe is strict.
     """
-    import onnx
-
     from .frontends.onnx import read
     from .graph import size
 
     emit("stage", "read")
-    chosen, before = _chosen(recipe), size(read(source))
+    chosen, model = _chosen(recipe), read(source)
+    before, loads = size(model), chain([model], repeat(None))
     for thorough in (False, True):  # the full check after each pass only where the result is not valid
         model, done, left_out = apply(
-            lambda: read(source), chosen, skipped=skipped, strict=recipe.strict, thorough=thorough, emit=emit
+            lambda: next(loads) or read(source),
+            chosen,
+            skipped=skipped,
+            strict=recipe.strict,
+            thorough=thorough,
+            emit=emit,
         )
         emit("stage", "write")
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
-        try:
-            onnx.checker.check_model(str(out))
-            _require_loadable(out, source, emit)
+        failure = _invalid(out, source, emit)
+        if failure is None:
             return Report(before, size(model), done, left_out)
-        except Exception as error:
-            failure = error
     raise BuildFailed(f"the optimized graph is not valid: {failure}") from failure
+
+
+def _invalid(out: Path, source: Path, emit: Emit) -> Exception | None:
+    """Returns why ONNX Runtime does not load the result; where it loads no source, why the checker objects."""
+    failure = _load_failure(out)
+    if failure is None or _load_failure(source) is None:
+        return failure
+    emit("note", "ONNX Runtime cannot load the source: the result is checked against the ONNX standard only")
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(out))
+    except Exception as error:
+        return error
+    return None
+
+
+def _load_failure(path: Path) -> Exception | None:
+    from .reference import runner
+
+    try:
+        runner(path)
+    except Exception as error:
+        return error
+    return None
 
 
 def apply(
@@ -201,26 +228,6 @@ def apply(
             raise BuildFailed(f"pass {name}: {reason}", hint=f"Leave it out with --skip {name}, or drop --strict")
         emit("note", f"left out the pass {name}: {reason}")
         left_out[name] = reason
-
-
-def _require_loadable(out: Path, source: Path, emit: Emit) -> None:
-    """Raises where ONNX Runtime loads the source but not the result; says so where it loads neither."""
-    failure = _load_failure(out)
-    if failure is None:
-        return
-    if _load_failure(source) is None:
-        raise failure
-    emit("note", "ONNX Runtime cannot load the source: the result is checked against the ONNX standard only")
-
-
-def _load_failure(path: Path) -> Exception | None:
-    from .reference import runner
-
-    try:
-        runner(path)
-    except Exception as error:
-        return error
-    return None
 
 
 def _apply(
