@@ -7,12 +7,21 @@ import onnx_ir.passes.common as common
 
 from ._base import Pass
 from ._constants import without_defaults
-from ._walk import all_nodes
+from ._walk import all_nodes, all_tensors, all_values
+
+_LONG = 1 << 20
+_FEW = 64
+_TO_THE_END = (2**31 - 1, 2**63 - 1)
+"""What exporters write for the end of a Slice."""
 
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Infers shapes with the ONNX project's own inference, with data propagation; weights are not read."""
+    """Infers shapes with the ONNX project's own inference, with data propagation; weights are not read.
+
+    Data propagation costs 144 bytes for each element of every vector, so that one Tile could take all memory: it is
+    left out where a vector is long or an operand is a large number.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Completes the values in place; that alone does not count as a modification."""
@@ -20,7 +29,9 @@ class InferShapes(Pass):
             value for node in all_nodes(model) if _branches(node) for value in node.outputs if value.type is None
         ]
         with without_defaults(model):
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(
+                model
+            )
         for value in unknown:  # it takes sequences that leave an If or a Loop for tensors
             value.type = value.shape = None
         return ir.passes.PassResult(model, modified=False)
@@ -29,3 +40,17 @@ class InferShapes(Pass):
 def _branches(node: ir.Node) -> bool:
     graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     return any(attribute.type in graphs for attribute in node.attributes.values())
+
+
+def _has_long_vectors(model: ir.Model) -> bool:
+    for value in all_values(model):
+        if (
+            value.shape is not None
+            and len(value.shape) == 1
+            and isinstance(size := value.shape[0], int)
+            and size > _LONG
+        ):
+            return True
+    small = (tensor for tensor in all_tensors(model) if tensor.dtype is ir.DataType.INT64 and tensor.size <= _FEW)
+    numbers = (int(number) for tensor in small for number in tensor.numpy().reshape(-1))
+    return any(number > _LONG and number not in _TO_THE_END for number in numbers)
