@@ -80,7 +80,7 @@ class Session:
     dims: tuple[Dim, ...]
     _runner: Runner = field(repr=False)
 
-    def __call__(self, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
+    def __call__(self, /, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
         """Runs the model.
 
         Args:
@@ -142,6 +142,11 @@ def session(artifact: Artifact) -> Session:
         file = artifact.path / name
         if not file.is_file() or file.stat().st_size != facts["bytes"]:
             raise IOFailed(f"{file} is missing or cut short", hint="Build the artifact again")
+    flag = manifest["requires"].get("cpu_flag")
+    if flag == "bf16" and not host.has_bf16():
+        raise Unavailable(
+            f"{artifact.path} computes in bf16, which this CPU has not", hint="Build it with -p fp32 here"
+        )
     needed = manifest["requires"].get("vector_width")
     if needed and needed != host.vector_width():
         raise Unavailable(
@@ -206,8 +211,17 @@ def require_replaceable(final: Path) -> None:
     """
     if final.name in ("", ".."):
         raise UsageError(f"-o {final} names no folder of its own", hint="Write -o out/NAME")
-    if final.is_symlink() or (final.exists() and not (final / MANIFEST).is_file() and not _is_empty(final)):
+    if final.is_symlink() or (final.exists() and not _is_empty(final) and not _is_ours(final)):
         raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder holds an artifact and nothing else: what planc replaces, it deletes."""
+    try:
+        made = read(folder)
+    except UsageError:
+        return False
+    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], MANIFEST, REPORT}
 
 
 def same_content(old: Path, new: Mapping[str, Any]) -> bool:
@@ -264,7 +278,9 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in manifest.items() if key != "verification"}
+    measured = {"points", "failures"}
+    verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
+    return {**manifest, "verification": verification}
 
 
 def _is_empty(folder: Path) -> bool:

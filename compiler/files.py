@@ -1,6 +1,7 @@
 """Files that are whole or not there: staging folders, digests, reproducible archives."""
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -91,10 +92,14 @@ def digest(path: Path) -> str:
 
 def save_arrays(path: Path, arrays: Mapping[str, "np.ndarray"]) -> None:
     """Writes an .npz whose bytes depend on the arrays only (NumPy's own stamps every member 1980-01-01)."""
+    import zipfile
+
     import numpy as np
 
-    with path.open("wb") as file:
-        np.savez(file, **dict(sorted(arrays.items())))  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "w") as archive:  # numpy.savez takes no array called "file"
+        for name, array in sorted(arrays.items()):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def load_arrays(path: Path) -> "dict[str, np.ndarray]":
@@ -200,7 +205,7 @@ def probe(folder: Path) -> None:
 
 
 def _sweep(final: Path) -> None:
-    for left in final.parent.glob(f".{final.name}{_MARK}*"):
+    for left in final.parent.glob(f".{glob.escape(final.name)}{_MARK}*"):
         owner = left.name.rpartition("-")[2]
         if not owner.isdigit() or not _alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)

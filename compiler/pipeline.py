@@ -9,7 +9,9 @@ User code runs in the first worker only; the others never import torch. A graph 
 reported.
 """
 
+import glob
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -128,7 +130,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         if not works:
             raise next(iter(failures.values()))
         begin = time.perf_counter()
-        best, latencies = _fastest(works, limits, on_event)
+        best, latencies = _fastest(works, work.model.needs, limits, on_event)
         best.seconds["measure"] = time.perf_counter() - begin
         sources = [str(path) for path in work.model.sources]
         seconds = best.seconds | {"total": time.perf_counter() - start}
@@ -143,6 +145,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         status = "replaced" if out.exists() and any(out.iterdir()) else "built"
         if status == "replaced" and not overwrite and artifact.same_content(out, best.manifest):
             return Result(artifact.read(out), "unchanged", report, sources)
+        artifact.require_replaceable(out)
         files.publish(best.payload, out)
     return Result(artifact.read(out), status, report, sources)
 
@@ -159,6 +162,8 @@ def _attempt(work: Work, limits: Limits, on_event: Emit | None, skipped: dict[st
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     """Runs the stages called `names`, in order (in a worker)."""
+    if work.exported is not None:
+        emit("memory", work.exported.needs)
     with files.telling(work.folder):
         for stage in stages():
             if stage.name in names:
@@ -225,7 +230,7 @@ def _export(work: Work, emit: Emit) -> None:
 def _optimize(work: Work, emit: Emit) -> None:
     if work.optimized is not None:  # by another candidate
         return
-    family = optimize.Recipe(family=work.job.target.family)
+    family = optimize.Recipe(family=work.job.target.family, trusted=work.job.source.frontend == "torch")
     work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
 
 
@@ -290,7 +295,10 @@ def _manifest(work: Work) -> dict[str, Any]:
         "backend": job.target.backend,
         "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.inputs],
         "outputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in model.outputs],
-        "sources": [{"name": path.name, "sha256": files.digest(path)} for path in model.sources],
+        "sources": sorted(
+            ({"name": path.name, "sha256": files.digest(path)} for path in model.sources),
+            key=lambda one: (one["name"], one["sha256"]),
+        ),
         "passes": work.optimized.changed_by,
         "passes_skipped": work.optimized.skipped,
         "requested_precision": str(job.precision),
@@ -307,12 +315,12 @@ def _manifest(work: Work) -> dict[str, Any]:
     }
 
 
-def _fastest(works: list[Work], limits: Limits, on_event: Emit | None) -> tuple[Work, dict[str, Any]]:
+def _fastest(works: list[Work], needs: int, limits: Limits, on_event: Emit | None) -> tuple[Work, dict[str, Any]]:
     """Measures the candidates interleaved at the point "opt"; the first one wins a near tie."""
     if len(works) == 1:
         return works[0], {}
     folders = {work.job.target.name: work.payload for work in works}
-    latencies = worker.call(_measure, folders, limits=limits, on_event=on_event)
+    latencies = worker.call(_measure, folders, needs, limits=limits, on_event=on_event)
     best = works[0]
     for work in works[1:]:
         if (
@@ -323,10 +331,11 @@ def _fastest(works: list[Work], limits: Limits, on_event: Emit | None) -> tuple[
     return best, latencies
 
 
-def _measure(folders: dict[str, Path], *, emit: Emit) -> dict[str, dict[str, float]]:
+def _measure(folders: dict[str, Path], needs: int, *, emit: Emit) -> dict[str, dict[str, float]]:
     from . import bench, golden
 
     emit("stage", "measure")
+    emit("memory", needs * len(folders))
     runs = {}
     for name, folder in folders.items():
         session, inputs = artifact.load(folder), golden.load(folder / artifact.GOLDEN)[0].inputs
@@ -394,12 +403,17 @@ def _require_ours(out: Path, overwrite: bool) -> None:
 
 def _publish_file(staged: Path, out: Path, overwrite: bool) -> str:
     """Gives an ONNX file its final name, its external data first; returns "built", "replaced" or "unchanged"."""
-    if out.exists() and not overwrite and files.digest(out) == files.digest(staged):
+    data_there = all((out.parent / data.name).exists() for data in staged.parent.glob("*.data"))
+    if out.exists() and not overwrite and data_there and files.digest(out) == files.digest(staged):
         return "unchanged"
     status = "replaced" if out.exists() else "built"
-    for data in staged.parent.glob(f"{out.name}.*.data"):
-        files.publish(data, out.parent / data.name)
+    fresh = {data.name: data for data in staged.parent.glob(f"{glob.escape(out.name)}.*.data")}
+    for name, data in fresh.items():
+        files.publish(data, out.parent / name)
     files.publish(staged, out)
+    for old in out.parent.glob(f"{glob.escape(out.name)}.*.data"):
+        if old.name not in fresh and re.fullmatch(r".*\.[0-9a-f]{12}\.data", old.name):
+            old.unlink()
     return status
 
 

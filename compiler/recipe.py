@@ -108,6 +108,8 @@ def source(
             f"{model} is a pickle: reading it runs code from it",
             hint="Export it with torch.export to a .pt2, or add --trust-pickle if you trust its author",
         )
+    if weights is not None and ":" not in model and not model.endswith((".pt", ".pth")):
+        raise UsageError(f"--weights does not go with {model}, which has weights", hint="Leave --weights out")
     for file in (weights, data):
         if file is not None:
             require_file(file)
@@ -249,7 +251,7 @@ def _typed(name: str, kind: str, text: str) -> Any:
     kind = kind.removeprefix("<class '").removesuffix("'>")
     if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if kind == "int" and text.isdigit():
+    if kind == "int" and text.isdecimal() and text.isascii():
         return int(text)
     if kind == "str":
         return text

@@ -16,7 +16,7 @@ DTYPES = (
 )  # fmt: skip
 
 _INPUT = re.compile(r"(?P<name>[^=]+)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?::(?P<low>[^.]+(?:\.\d+)?)\.\.(?P<high>.+))?")
-_RANGE = re.compile(r"(?P<min>\d+)\.\.(?P<max>\d+)(?:@(?P<opt>\d+))?")
+_RANGE = re.compile(r"(?P<min>\d+)\.\.(?P<max>\d+)(?:@(?P<opt>\d+))?", re.ASCII)
 _INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
@@ -135,7 +135,7 @@ def parse_dim(text: str) -> Dim:
             )
         return Dim(name, tuple(sorted({least, opt, most})), opt)
     sizes = rest.split("|")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+    if not all(size.strip().isdecimal() and size.isascii() and int(size) > 0 for size in sizes):
         raise UsageError(
             f"--dim {text!r} is not of the form NAME=min..max@opt",
             hint=f"Write --dim {name}=1..32@8, {name}=128|256 or {name}=8",
@@ -203,7 +203,7 @@ def _distinct(wanted: Iterable[Point]) -> tuple[Point, ...]:
 
 
 def _size(text: str, size: str) -> int | str:
-    if size.isdigit() and int(size) > 0:
+    if size.isdecimal() and size.isascii() and int(size) > 0:
         return int(size)
     if _IDENTIFIER.fullmatch(size):
         return size

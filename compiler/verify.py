@@ -34,10 +34,10 @@ class Tolerance:
 
 
 TOLERANCES = {
-    Precision.FP32: Tolerance(cosine=0.99999, sqnr_db=60, relative=1e-3, atol=1e-6, mismatch=0),
-    Precision.FP16: Tolerance(cosine=0.9999, sqnr_db=35, relative=2e-2, atol=1e-5, mismatch=0.001),
-    Precision.BF16: Tolerance(cosine=0.999, sqnr_db=25, relative=1e-1, atol=1e-4, mismatch=0.01),
-    Precision.INT8: Tolerance(cosine=0.98, sqnr_db=14, relative=math.inf, atol=1e-3, mismatch=0.05),
+    Precision.FP32: Tolerance(cosine=0.99999, sqnr_db=60, relative=1e-3, atol=1e-7, mismatch=0),
+    Precision.FP16: Tolerance(cosine=0.9999, sqnr_db=35, relative=2e-2, atol=1e-6, mismatch=0.001),
+    Precision.BF16: Tolerance(cosine=0.999, sqnr_db=25, relative=1e-1, atol=1e-6, mismatch=0.01),
+    Precision.INT8: Tolerance(cosine=0.98, sqnr_db=14, relative=math.inf, atol=1e-5, mismatch=0.05),
 }
 
 
@@ -135,6 +135,7 @@ def verify_artifact(path: Path, overrides: Sequence[tuple[str, float]], *, emit:
     if damage := made.damage():
         raise IOFailed(f"{path} is damaged: {'; '.join(damage)}", hint="Build it again")
     goldens = golden.load(path / artifact.GOLDEN)
-    bounds = tolerance(Precision(made.manifest["requested_precision"]), overrides)
+    built_with = made.manifest["verification"].get("tolerance", {})
+    bounds = tolerance(Precision(made.manifest["requested_precision"]), (*built_with.items(), *overrides))
     result = verify(artifact.session(made), goldens, bounds)
     return {"artifact": path.name, "reference": made.manifest["verification"].get("reference"), **result}

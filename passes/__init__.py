@@ -87,7 +87,7 @@ def parse(text: str) -> Pass:
             raise ValueError(f"{match[1]} has no option {name!r}")
         if kind is bool and value in ("true", "false"):
             options[name.replace("-", "_")] = value == "true"
-        elif kind is int and value.isdigit():
+        elif kind is int and value.isdecimal() and value.isascii():
             options[name.replace("-", "_")] = int(value)
         else:
             raise ValueError(f"{match[1]}: {name}={value} is not of type {getattr(kind, '__name__', kind)}")

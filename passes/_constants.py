@@ -45,7 +45,7 @@ def without_defaults(model: ir.Model) -> Iterator[None]:
             value.const_value = tensor
         if hidden:
             left = [value for value in initializers.values() if value not in set(order)]
-            order = [value for value in order if value in hidden or initializers.get(value.name) is value]
+            order = [value for value in order if value in hidden or initializers.get(value.name) is value]  # type: ignore[arg-type]
             initializers.clear()
             for value in (*order, *left):
                 model.graph.register_initializer(value)

@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 from ._constants import scalar
 
-_NEAR = 1e-3
+_NEAR = 1e-5
+_NEAR_HALF = 4e-3
 
 
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
@@ -33,14 +34,15 @@ def with_scalar(node: ir.Node | None, number: float) -> ir.Value | None:
         return None
     for one, other in (node.inputs, node.inputs[::-1]):
         found = scalar(other)
-        if found is not None and near(found, number):
+        if found is not None and other is not None and near(found, number, other.dtype):
             return one
     return None
 
 
-def near(found: float, number: float) -> bool:
-    """Whether a constant is `number` up to the rounding of float16 and of what exporters print."""
-    return abs(found - number) <= _NEAR * abs(number)
+def near(found: float, number: float, dtype: ir.DataType | None) -> bool:
+    """Whether a constant is `number`, up to the rounding of its dtype and of what exporters print."""
+    coarse = dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return abs(found - number) <= (_NEAR_HALF if coarse else _NEAR) * abs(number)
 
 
 def orders(node: ir.Node) -> Iterable[tuple[ir.Value | None, ir.Value | None]]:

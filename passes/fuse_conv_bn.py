@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import without_defaults
+from ._walk import all_nodes
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,13 @@ class FuseConvBn(Pass):
                 rules.fuse_batchnorm_into_gemm_rule,
             ]
         )
+        if any(_trains(node) for node in all_nodes(model)):
+            return ir.passes.PassResult(model, modified=False)
         with without_defaults(model):
             return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
+
+
+def _trains(node: ir.Node) -> bool:
+    """Whether a BatchNormalization uses the statistics of its own input, which onnxscript's rules do not look at."""
+    mode = node.attributes.get("training_mode") if node.op_type == "BatchNormalization" else None
+    return mode is not None and mode.as_int() != 0

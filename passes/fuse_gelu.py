@@ -72,7 +72,11 @@ def _scaled(value: ir.Value | None, factor: float) -> ir.Value | None:
     if quotient is None:
         return None
     divisor = scalar(quotient.inputs[1])
-    return quotient.inputs[0] if divisor is not None and near(divisor, 1 / factor) else None
+    return quotient.inputs[0] if divisor is not None and near(divisor, 1 / factor, _dtype(quotient.inputs[1])) else None
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    return value.dtype if value is not None else None
 
 
 def _is_cube(value: ir.Value | None, base: ir.Value) -> bool:

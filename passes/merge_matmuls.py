@@ -56,7 +56,7 @@ def _bias(node: ir.Node) -> ir.Node | None:
     if not only_use(output):
         return None
     add = next(iter(output.uses())).node
-    if add.domain != "" or add.op_type != "Add" or add.outputs[0].is_graph_output():
+    if add.graph is not node.graph or add.domain != "" or add.op_type != "Add" or add.outputs[0].is_graph_output():
         return None
     other = next((value for value in add.inputs if value is not output), None)
     if other is None or other.const_value is None or other.is_graph_input() or node.inputs[1] is None:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
+from ._walk import all_nodes
 
 OLDEST = 9
 """Older operators mean other things, such as the batches of Scan: such a model stays as it is."""
+_CHANGED = {"Hardmax": 13, "Resize": 11, "Upsample": 10}
+"""Operators that the converter takes for what they mean since that opset: such a model stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class UpgradeOpset(Pass):
         from onnxscript.version_converter import ConvertVersionPass
 
         have = model.opset_imports.get("", self.least)
-        if have >= self.least or have < OLDEST:
+        changed = any(node.domain == "" and have < _CHANGED.get(node.op_type, 0) for node in all_nodes(model))
+        if have >= self.least or have < OLDEST or changed:
             return ir.passes.PassResult(model, modified=False)
         ConvertVersionPass(self.least, fallback=True)(model)
         return ir.passes.PassResult(model, modified=model.opset_imports.get("") != have)

@@ -85,7 +85,8 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     }
     effective = _effective(folder, session)
     _prove(precision, effective)
-    return Built(session=session, effective_precision=effective)
+    requires = {"cpu_flag": "bf16"} if precision is Precision.BF16 else {}
+    return Built(session=session, effective_precision=effective, requires=requires)
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:

@@ -21,6 +21,7 @@ class Exported:
         sources: files that the model depends on.
         versions: tools that touched it.
         seconds: time by step.
+        needs: bytes of memory that running it is estimated to take; 0 where the limit is generous anyway.
     """
 
     path: Path
@@ -32,3 +33,4 @@ class Exported:
     sources: tuple[Path, ...]
     versions: dict[str, str]
     seconds: dict[str, float]
+    needs: int = 0

@@ -57,7 +57,8 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     require_space(folder, weights)
     save(model, exported)
     inferred = _infer_shapes(exported)
-    emit("memory", _needs(inferred, path, weights, dims))
+    needs = _needs(inferred, path, weights, dims)
+    emit("memory", needs)
     seconds["load"] = time.perf_counter() - start
 
     emit("stage", "reference")
@@ -76,6 +77,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
         sources=(path, *map(Path, data), *((source.data,) if source.data else ())),
         versions={"onnx": host.version("onnx") or "", "onnx-ir": host.version("onnx-ir") or ""},
         seconds=seconds,
+        needs=needs,
     )
 
 

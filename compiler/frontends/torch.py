@@ -46,7 +46,6 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     torch.manual_seed(golden.SEED)  # weights that the callable draws are the same at every build
     before = set(sys.modules)
     loaded = load_program(source) if source.text.endswith(".pt2") else load_module(source)
-    sources = source_files(before, source)
     seconds["load"] = time.perf_counter() - start
 
     emit("stage", "reference")
@@ -70,7 +69,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
         dims=loaded.dims,
         goldens=tuple(goldens),
         reference=f"torch {version} eager",
-        sources=tuple(sources),
+        sources=tuple(source_files(before, source)),
         versions={"torch": version, "onnxscript": host.version("onnxscript") or ""},
         seconds=seconds,
     )
