@@ -301,7 +301,7 @@ def _fingerprint(model: "ir.Model") -> str:
     for name, value in sorted(model.graph.initializers.items()):
         digest.update(f"{name} {value.shape} {value.dtype}".encode())
         if value.const_value is not None:
-            digest.update(memoryview(np.ascontiguousarray(value.const_value.numpy()).reshape(-1).view(np.uint8)))
+            digest.update(np.ascontiguousarray(value.const_value.numpy()).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:12]
 
 

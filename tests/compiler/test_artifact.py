@@ -167,7 +167,10 @@ def test_only_planc_artifacts_are_replaceable(copied: Path, tmp_path: Path) -> N
 
 def test_same_content_ignores_measured_figures_only(copied: Path) -> None:
     manifest = dict(artifact.read(copied).manifest)
-    assert artifact.same_content(copied, {**manifest, "verification": {"passed": True}})
+    checked = manifest["verification"]
+    assert artifact.same_content(copied, {**manifest, "verification": {**checked, "points": {}}})
+    bounds = {**checked["tolerance"], "cosine": 0.5}
+    assert not artifact.same_content(copied, {**manifest, "verification": {**checked, "tolerance": bounds}})
     assert not artifact.same_content(copied, {**manifest, "backend": "other"})
     (copied / "model.onnx").write_text("x")
     assert not artifact.same_content(copied, manifest)

@@ -1,6 +1,8 @@
 """Graph passes through the real worker and the real command line; failing ones are left out by name."""
 
+import importlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -63,13 +65,24 @@ def test_strict_makes_it_an_error(source: Path) -> None:
         optimize.apply(lambda: ir.load(source), (Raises(), RemoveUnused()), strict=True)
 
 
-def hang(*, emit: worker.Emit) -> None:
+HANG = """\
+import time
+
+
+def hang(*, emit):
     emit("stage", "pass fuse-gelu")
     emit("within", 0.5)
     time.sleep(60)
+"""
 
 
-def test_a_hanging_pass_is_stopped_by_its_own_limit_and_left_out() -> None:
+def test_a_hanging_pass_is_stopped_by_its_own_limit_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging_pass.py").write_text(HANG)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    hang = importlib.import_module("hanging_pass").hang
     tried: list[dict[str, str]] = []
 
     def attempt(skipped: dict[str, str]) -> str:
