@@ -25,7 +25,8 @@ class FuseConvBn(Pass):
                 rules.fuse_batchnorm_into_gemm_rule,
             ]
         )
-        if any(_trains(node) for node in all_nodes(model)):
+        found = [node for node in all_nodes(model) if node.op_type == "BatchNormalization"]
+        if not found or any(_trains(node) for node in found):
             return ir.passes.PassResult(model, modified=False)
         with without_defaults(model):
             return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
@@ -33,5 +34,4 @@ class FuseConvBn(Pass):
 
 def _trains(node: ir.Node) -> bool:
     """Whether a BatchNormalization uses the statistics of its own input, which onnxscript's rules do not look at."""
-    mode = node.attributes.get("training_mode") if node.op_type == "BatchNormalization" else None
-    return mode is not None and mode.as_int() != 0
+    return bool(node.attributes.get_int("training_mode", 0))

@@ -10,7 +10,7 @@ from ._walk import all_nodes
 OLDEST = 9
 """Older operators mean other things, such as the batches of Scan: such a model stays as it is."""
 _CHANGED = {"Hardmax": 13, "Resize": 11, "Upsample": 10}
-"""Operators that the converter takes for what they mean since that opset: such a model stays as it is."""
+"""Operators that mean something else since that opset, which the converter does not know: such a model stays."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,13 @@ class UpgradeOpset(Pass):
         from onnxscript.version_converter import ConvertVersionPass
 
         have = model.opset_imports.get("", self.least)
-        changed = any(node.domain == "" and have < _CHANGED.get(node.op_type, 0) for node in all_nodes(model))
-        if have >= self.least or have < OLDEST or changed:
+        if have >= self.least or have < OLDEST or any(_means_other(node, have) for node in all_nodes(model)):
             return ir.passes.PassResult(model, modified=False)
         ConvertVersionPass(self.least, fallback=True)(model)
         return ir.passes.PassResult(model, modified=model.opset_imports.get("") != have)
+
+
+def _means_other(node: ir.Node, opset: int) -> bool:
+    """Whether the converter takes the operator for what its name means in a later opset."""
+    nearest = node.op_type == "Upsample" and node.attributes.get_string("mode", "nearest") == "nearest"
+    return node.domain == "" and opset < _CHANGED.get(node.op_type, 0) and not nearest

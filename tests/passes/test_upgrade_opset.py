@@ -82,3 +82,17 @@ def test_least_is_an_option(conv_model: ir.Model, image: np.ndarray, infer: Call
     assert UpgradeOpset(least=19)(conv_model).modified
     assert conv_model.opset_imports[""] == 19
     np.testing.assert_allclose(infer(conv_model, x=image)[0], before[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["y = Hardmax<axis=1>(x)", 'y = Upsample<mode="linear">(x, s)', "y = Resize(x, s)"],
+)
+def test_operators_that_the_converter_misreads_keep_the_model_as_it_is(
+    line: str, onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    opset = 10 if "Resize" in line else 9
+    text = f'<ir_version: 4, opset_import: ["": {opset}]> g (float[1,2,3,4] x) => (float[n,c,h,w] y) {{ {line} }}'
+    model = ir.load(onnx_file(tmp_path / "g.onnx", text, s=np.array([1, 1, 2, 2], np.float32)))
+    assert not UpgradeOpset()(model).modified
+    assert model.opset_imports[""] == opset
