@@ -8,15 +8,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 COMMAND = (sys.executable, "-P", "-m", "planc.cli")
 TABLE = {0, 1, 2, 3, 4, 5, 130}
 """Exit codes that an answer may have; 70 is a bug."""
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.01
 
@@ -34,6 +38,7 @@ class Answer:
         seconds: wall time.
         peak: most anonymous memory of the whole tree of processes, in bytes.
         left: processes of the tree that outlived the command line, as "pid name".
+        cwd: working folder.
     """
 
     code: int
@@ -42,6 +47,7 @@ class Answer:
     seconds: float
     peak: int
     left: tuple[str, ...]
+    cwd: Path
 
     @property
     def error(self) -> str:
@@ -95,7 +101,7 @@ def planc(
             stream.seek(0)
         return Answer(
             process.returncode, out.read().decode(), err.read().decode(), seconds, peak,
-            tuple(f"{pid} {name}" for pid, name in alive.items()),
+            tuple(f"{pid} {name}" for pid, name in alive.items()), cwd,
         )  # fmt: skip
 
 
@@ -115,8 +121,8 @@ def check_refusal(answer: Answer, code: int, *names: str) -> None:
 
 
 def slowness() -> float:
-    """How much longer than on a quiet machine things may take here: others run on its cores too."""
-    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    """How much longer than on a quiet machine things may take: two cases run at a time, and others on these cores."""
+    return 1 + os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -151,8 +157,14 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def _still_alive(pids: set[int]) -> dict[int, str]:
-    """Those of the processes that run on (not zombies) a moment later, with their names."""
-    time.sleep(0.05)
+    """Those of the processes that run on (not zombies) with their names; a killed one takes a moment to free memory."""
+    deadline = time.monotonic() + 2
+    while (alive := _running(pids)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return alive
+
+
+def _running(pids: set[int]) -> dict[int, str]:
     alive = {}
     for pid in pids:
         with suppress(OSError):
@@ -169,6 +181,25 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> N
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s for {what}")
         time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def ahead(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Callable[[str, Path], T]
+) -> Iterator[dict[str, "Future[T]"]]:
+    """Runs the cases of this file that were asked for, two at a time: a command line uses one core.
+
+    Args:
+        request: of a fixture with the scope of a module; tests have the parameter `name`.
+        tmp_path_factory: makes a folder for each case.
+        run: from the name and a folder to what the test looks at.
+    """
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = [item.callspec.params["name"] for item in items if request.fixturename in item.fixturenames]
+    folders = {name: tmp_path_factory.mktemp("case") for name in names}
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(run, name, folder) for name, folder in folders.items()}
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ._run import TABLE, Answer, check_refusal, names_in, planc, slowness
+from ._run import TABLE, Answer, ahead, check_refusal, names_in, planc, slowness
 
 MOST_SECONDS = 20
 MOST_BYTES = 10**9
@@ -802,7 +802,7 @@ def _loads(path: Path) -> None:
     assert done.returncode == 0, f"exit code 0, but ONNX Runtime cannot load {path}"
 
 
-def _check(verb: str, answer: Answer, folder: Path) -> None:
+def _check(verb: str, answer: Answer) -> None:
     assert answer.code in TABLE, f"{verb}: exit code {answer.code}\n{answer.stderr}"
     allowed = MOST_SECONDS * slowness()
     assert answer.seconds <= allowed, f"{verb}: {answer.seconds:.1f} s, not {allowed:.1f} s"
@@ -810,24 +810,23 @@ def _check(verb: str, answer: Answer, folder: Path) -> None:
     assert not answer.left
     if answer.code:
         check_refusal(answer, answer.code)
-        assert verb not in names_in(folder)
-    elif verb == "export":
-        _loads(folder / "export" / "model.onnx")
-    elif verb == "onnxruntime":
-        _loads(folder / "onnxruntime" / "model.onnx")
+        assert verb not in names_in(answer.cwd.parent / "out")
+    elif verb in ("export", "onnxruntime"):
+        _loads(answer.cwd.parent / "out" / verb / "model.onnx")
 
 
 def _answer_all(name: str, folder: Path) -> dict[str, Answer]:
     """Makes one graph and runs the command lines on it."""
     build, _, flags, targets = _CASES[name]
-    folder.mkdir(parents=True)
+    folder = folder / "model"
+    folder.mkdir()
     graph = build(folder)
     (folder / "hostile.onnx").write_bytes(graph if isinstance(graph, bytes) else graph.SerializeToString())
     before = names_in(folder)
-    inspected = planc(*COMMANDS["inspect"], cwd=folder, timeout=MOST_SECONDS * 4)
+    inspected = planc(*COMMANDS["inspect"], cwd=folder, timeout=MOST_SECONDS * 6)
     # What cannot even be read is refused alike by all: one more command line shows that nothing is written.
     verbs = ("onnxruntime",) if inspected.code else ("export", *targets)
-    answers = {verb: planc(*COMMANDS[verb], *flags, cwd=folder, timeout=MOST_SECONDS * 4) for verb in verbs}
+    answers = {verb: planc(*COMMANDS[verb], *flags, cwd=folder, timeout=MOST_SECONDS * 6) for verb in verbs}
     assert names_in(folder) == before
     return {"inspect": inspected, **answers}
 
@@ -835,23 +834,16 @@ def _answer_all(name: str, folder: Path) -> dict[str, Answer]:
 @pytest.fixture(scope="module")
 def answers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, tuple[Path, "Future[dict[str, Answer]]"]]]:
-    """The answers to all graphs that are asked for: two at a time, as a command line uses one core."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if item.fspath == request.node.fspath]
-    folders = {name: tmp_path_factory.mktemp(name[:20]) for name in chosen}
-    with ThreadPoolExecutor(2) as pool:
-        yield {
-            name: (folder / "out", pool.submit(_answer_all, name, folder / "model")) for name, folder in folders.items()
-        }
-        pool.shutdown(cancel_futures=True)
+) -> Iterator[dict[str, "Future[dict[str, Answer]]"]]:
+    with ahead(request, tmp_path_factory, _answer_all) as futures:
+        yield futures
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_hostile_graph(name: str, answers: dict[str, tuple[Path, "Future[dict[str, Answer]]"]]) -> None:
+def test_hostile_graph(name: str, answers: dict[str, "Future[dict[str, Answer]]"]) -> None:
     """An answer in 20 s and 1 GB, with an exit code of the table; what is written with exit code 0 loads."""
     codes = _CASES[name][1]
-    out, future = answers[name]
-    for verb, answer in future.result().items():
-        _check(verb, answer, out)
+    for verb, answer in answers[name].result().items():
+        _check(verb, answer)
         wrong = f"{verb}: exit code {answer.code}, not one of {sorted(codes)}:\n{answer.stderr}"
         assert verb == "inspect" or answer.code in codes, wrong
