@@ -48,6 +48,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         InferShapes(),
         FoldShapes(),
         RemoveNoops(),
+        RemoveUnused(),  # what is dead uses the middle of chains, too
         MergeChains(),
         RemoveNoops(),
         FusePad(),

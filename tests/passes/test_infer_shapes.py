@@ -63,7 +63,9 @@ def test_a_sequence_that_leaves_a_branch_is_no_tensor(graph: Callable[..., ir.Mo
     assert not isinstance(branch.outputs[0].type, ir.TensorType)
 
 
-@pytest.mark.parametrize("body", ["t = Tile(one, far) y = Add(x, t)", "i = Range(zero, far, one) j = Cast<to=1>(i) y = Add(x, j)"])
+@pytest.mark.parametrize(
+    "body", ["t = Tile(one, far) y = Add(x, t)", "i = Range(zero, far, one) j = Cast<to=1>(i) y = Add(x, j)"]
+)
 def test_long_vectors_take_no_memory(body: str, graph: Callable[..., ir.Model]) -> None:
     """ONNX's data propagation would take 144 bytes for each of these 64 million elements."""
     far = np.array([1 << 26]) if "Tile" in body else np.array(1 << 26)
