@@ -30,7 +30,14 @@ class UpgradeOpset(Pass):
         have = model.opset_imports.get("", self.least)
         if have >= self.least or have < OLDEST or any(_means_other(node, have) for node in all_nodes(model)):
             return ir.passes.PassResult(model, modified=False)
+        stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
         ConvertVersionPass(self.least, fallback=True)(model)
+        if any(value.is_graph_input() for value in model.graph.initializers.values()):
+            for node in all_nodes(model):  # the converter infers shapes from defaults that the caller may replace
+                for value in node.outputs:
+                    value.shape = None
+            for value, shape in zip(model.graph.outputs, stated, strict=True):
+                value.shape = shape
         return ir.passes.PassResult(model, modified=model.opset_imports.get("") != have)
 
 

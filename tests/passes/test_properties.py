@@ -246,7 +246,7 @@ def _outputs(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> list
     return [session.run(None, feed) for feed in feeds]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(models())
 def test_a_preset_changes_no_result_and_is_done(source: onnx.ModelProto) -> None:
     note(onnx.printer.to_text(source))

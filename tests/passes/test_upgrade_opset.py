@@ -96,3 +96,13 @@ def test_operators_that_the_converter_misreads_keep_the_model_as_it_is(
     model = ir.load(onnx_file(tmp_path / "g.onnx", text, s=np.array([1, 1, 2, 2], np.float32)))
     assert not UpgradeOpset()(model).modified
     assert model.opset_imports[""] == opset
+
+
+def test_a_default_is_no_constant_to_the_converter(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """It infers shapes on its way, as if the caller could not give another one."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[n,4] x, int64[2] c) => (float[a,b] y) { z = Reshape(x, c) y = Neg(z) }"""
+    model = ir.load(onnx_file(tmp_path / "g.onnx", text, c=np.array([-1, 4])))
+    assert UpgradeOpset()(model).modified
+    assert model.graph[0].outputs[0].shape is None
+    assert str(model.graph.outputs[0].shape) == "[a,b]"
