@@ -152,6 +152,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     emit("stage", "read")
     chosen, model = _chosen(recipe), read(source)
     before, loads = size(model), chain([model], repeat(None))
+    stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
 
     def load() -> "ir.Model":
         fresh = next(loads) or read(source)
@@ -169,6 +170,8 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             emit=emit,
         )
         emit("stage", "write")
+        for value, shape in zip(model.graph.outputs, stated, strict=True):
+            value.shape = _restated(value.shape, shape)
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
         failure = _load_failure(out)
@@ -194,6 +197,18 @@ def _forget_shapes(model: "ir.Model") -> None:
     for node in all_nodes(model):
         for value in node.outputs:
             value.shape = None
+
+
+def _restated(found: "ir.Shape | None", stated: "ir.Shape | None") -> "ir.Shape | None":
+    """Returns an output's shape as found, under the names that the source gives its sizes."""
+    import onnx_ir as ir
+
+    if found is None or stated is None or len(found) != len(stated):
+        return stated if found is None else found
+    pairs = zip(found, stated, strict=True)
+    return ir.Shape(
+        [have if isinstance(have, int) or isinstance(want, int) or not want.value else want for have, want in pairs]
+    )
 
 
 def apply(

@@ -11,6 +11,10 @@ from ._walk import all_nodes, all_tensors, all_values
 
 _LONG = 1 << 20
 _FEW = 64
+_SEQUENCES = (
+    "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+    "SplitToSequence",
+)  # fmt: skip
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 """What exporters write for the end of a Slice."""
 
@@ -25,16 +29,24 @@ class InferShapes(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Completes the values in place; that alone does not count as a modification."""
-        unknown = [
-            value for node in all_nodes(model) if _branches(node) for value in node.outputs if value.type is None
-        ]
+        unknown = _maybe_sequences(model)
         with without_defaults(model):
             common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(
                 model
             )
-        for value in unknown:  # it takes sequences that leave an If or a Loop for tensors
+        for value in unknown:  # it takes them for tensors
             value.type = value.shape = None
         return ir.passes.PassResult(model, modified=False)
+
+
+def _maybe_sequences(model: ir.Model) -> set[ir.Value]:
+    """Values without a type that may be sequences or optionals: what leaves an If or a Loop may be one, too."""
+    found: set[ir.Value] = set()
+    for node in all_nodes(model):
+        copies = node.op_type == "Identity" and node.inputs[0] in found
+        if copies or node.op_type in _SEQUENCES or _branches(node):
+            found.update(value for value in node.outputs if value.type is None)
+    return found
 
 
 def _branches(node: ir.Node) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from planc.compiler import optimize, worker
 from planc.compiler.errors import BuildFailed
 from planc.compiler.worker import Limits
-from planc.passes import PRESETS, RemoveUnused
+from planc.passes import ORIGIN, PRESETS, RemoveUnused
 from planc.passes._base import Pass
 
 LIMITS = Limits(seconds=120, memory=4 << 30, cap=4 << 30)
@@ -172,3 +172,94 @@ def test_passes_are_listed_with_their_options(planc: Callable[..., Any], tmp_pat
     assert listed["fold-constants"]["options"]["max-output-bytes"] == 1 << 20
     assert {one.name for one in PRESETS["onnx"]} <= set(listed)
     assert "fold-constants{" in planc("passes", cwd=tmp_path).stdout
+
+
+def test_a_crash_costs_the_pass_that_crashed(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """INT64_MIN / -1 kills the process that folds it; the source itself is valid, if nothing runs it."""
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (int64[n] x) => (int64[n] y) { d = Div(least, minus) e = Neg(x) y = Add(e, d) }"""
+    source = onnx_file(tmp_path / "in.onnx", text, least=np.array([-(2**63)]), minus=np.array([-1]))
+    out = tmp_path / "out.onnx"
+    report = optimize.optimize(source, out, optimize.Recipe(embed=True), limits=LIMITS)
+    assert set(report.skipped) <= {"fold-constants"}
+    assert onnx.load(out).graph.output[0].name == "y"
+
+
+SPLIT = """<ir_version: 10, opset_import: ["": 20]>
+g (float[3,6] x, int64 parts) => (float[a,b] y) <int64 zero = {0}> {
+  s = SplitToSequence<axis=1>(x, parts)
+  y = SequenceAt(s, zero)
+}"""
+"""onnxscript's folder raises at it, as at test_split_to_sequence_1 of the ONNX project."""
+
+
+def test_a_pass_that_raises_is_named_and_strict_makes_it_exit_4(
+    planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]]
+) -> None:
+    source = onnx_file(tmp_path / "in.onnx", SPLIT)
+    made = planc("optimize", source, "-o", "o.onnx", cwd=tmp_path)
+    assert "left out fold-constants: " in made.stdout
+    feed = {"x": np.arange(18, dtype=np.float32).reshape(3, 6), "parts": np.array(2)}
+    np.testing.assert_array_equal(infer(tmp_path / "o.onnx", **feed)[0], infer(source, **feed)[0])
+    document = json.loads(planc("optimize", source, "-o", "o.onnx", "--format", "json", cwd=tmp_path).stdout)
+    assert list(document["skipped"]) == ["fold-constants"]
+    assert "fold-constants" not in {one["name"] for one in document["passes"]}
+    strict = planc("optimize", source, "-o", "s.onnx", "--strict", cwd=tmp_path, expect=4)
+    assert "pass fold-constants" in strict.stderr
+    assert "--skip fold-constants" in strict.stderr
+    assert not (tmp_path / "s.onnx").exists()
+    planc("optimize", source, "-o", "s.onnx", "--strict", "--skip", "fold-constants", cwd=tmp_path)
+
+
+def test_keep_origin_keeps_the_modules_path_and_nothing_else(
+    planc: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(source)
+    for node in model.graph.node:
+        for key, value in ((ORIGIN, f"layers.{node.op_type}"), ("pkg.torch.onnx.stack_trace", "net.py, line 1")):
+            node.metadata_props.add(key=key, value=value)
+    onnx.save(model, tmp_path / "in.onnx")
+    for words, kept in (((), set()), (("--keep-origin",), {ORIGIN})):
+        planc("optimize", "in.onnx", "-o", "o.onnx", *words, "--overwrite", cwd=tmp_path)
+        nodes = onnx.load(tmp_path / "o.onnx").graph.node
+        assert {entry.key for node in nodes for entry in node.metadata_props} == kept
+    conv = next(node for node in nodes if node.op_type == "Conv")
+    assert next(entry.value for entry in conv.metadata_props).startswith("layers.")
+
+
+def test_an_option_of_a_pass(planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[n,400] x) => (float[n,400] y) { t = Tile(w, far) y = Add(x, t) }"""
+    source = onnx_file(tmp_path / "in.onnx", text, w=np.ones(2, np.float32), far=np.array([200]))
+    for most, left in ((1600, 1), (1599, 2)):
+        only = f"fold-constants{{max-output-bytes={most}}}"
+        planc("optimize", source, "-o", "o.onnx", "--pass", "infer-shapes", "--pass", only, cwd=tmp_path)
+        assert len(onnx.load(tmp_path / "o.onnx").graph.node) == left
+
+
+def test_outputs_keep_the_names_of_their_sizes(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Shapes of inner values are inferred anew; what the inference cannot know of an output is as the file states."""
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[n,4] x, int64[2] s) => (float[rows,cols] y, float[left,1,4] z) <int64[3] t = {-1,1,4}> {
+      y = Reshape(x, s)
+      z = Reshape(x, t)
+    }"""
+    out = tmp_path / "out.onnx"
+    optimize.optimize(onnx_file(tmp_path / "in.onnx", text), out, optimize.Recipe(embed=True), limits=LIMITS)
+    onnx.checker.check_model(onnx.load(out))
+    assert [str(value.shape) for value in ir.load(out).graph.outputs] == ["[rows,cols]", "[left,1,4]"]
+
+
+def test_large_weights_are_not_loaded(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Tensors in a file beside the model stay there while the passes run, and tied ones stay one."""
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[n,400] x) => (float[n,400] y) {
+      a = MatMul(x, w) b = Relu(a) c = MatMul(b, w) d = Identity(c) y = Neg(d)
+    }"""
+    model = ir.load(onnx_file(tmp_path / "a.onnx", text, w=np.ones((400, 400), np.float32)))
+    ir.save(model, tmp_path / "in.onnx", external_data="in.data")
+    model, _, left_out = optimize.apply(lambda: ir.load(tmp_path / "in.onnx"), PRESETS["onnx"])
+    assert left_out == {}
+    (weight,) = model.graph.initializers.values()
+    assert isinstance(weight.const_value, ir.ExternalTensor)
+    assert len(weight.uses()) == 2
