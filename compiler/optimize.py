@@ -23,6 +23,9 @@ T = TypeVar("T")
 PASS_SECONDS = 120.0
 MOST_EMBEDDED_BYTES = 1_800_000_000
 """Weights beyond this go beside the file: protobuf holds 2 GiB."""
+MOST_NODES = 20_000
+"""Graphs beyond this get the passes that take microseconds a node, so that an answer comes within seconds."""
+_SLOW = ("upgrade-opset", "infer-shapes", "fold-constants", "fold-shapes", "merge-chains", "fuse-pad", "fuse-conv-bn")
 _STAGE = "pass "
 _PRODUCER = "planc"
 
@@ -61,6 +64,7 @@ class Recipe:
         keep_origin: whether nodes keep the module path that they came from.
         embed: whether weights go into the file, up to what protobuf holds; else beside it.
         trusted: whether the shapes that the file states for inner values are true, as those of planc's own export.
+        own: whether the file is one that planc wrote and checked, and the caller loads the result by itself.
     """
 
     family: str = "onnx"
@@ -70,6 +74,7 @@ class Recipe:
     keep_origin: bool = False
     embed: bool = False
     trusted: bool = False
+    own: bool = False
 
 
 def optimize(source: Path, out: Path, recipe: Recipe, *, limits: Limits, on_event: Emit | None = None) -> Report:
@@ -146,16 +151,22 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         UsageError: the recipe names an unknown pass or option.
         BuildFailed: no valid graph came out, or a pass failed and the recipe is strict.
     """
+    import onnx_ir as ir
+
     from .frontends.onnx import read
     from .graph import size
 
     emit("stage", "read")
-    chosen, model = _chosen(recipe), read(source)
+    reader = ir.load if recipe.own else read
+    chosen, model = _chosen(recipe), reader(source)
     before, loads = size(model), chain([model], repeat(None))
+    if before["nodes"] > MOST_NODES and not recipe.only:
+        reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
+        skipped = {**dict.fromkeys(_SLOW, reason), **skipped}
     stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
 
     def load() -> "ir.Model":
-        fresh = next(loads) or read(source)
+        fresh = next(loads) or reader(source)
         if not recipe.trusted:
             _forget_shapes(fresh)
         return fresh
@@ -174,7 +185,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             value.shape = _restated(value.shape, shape)
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
-        failure = _load_failure(out)
+        failure = None if recipe.own else _load_failure(out)
         if failure is None:
             return Report(before, size(model), done, left_out)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure

@@ -230,7 +230,7 @@ def _export(work: Work, emit: Emit) -> None:
 def _optimize(work: Work, emit: Emit) -> None:
     if work.optimized is not None:  # by another candidate
         return
-    family = optimize.Recipe(family=work.job.target.family, trusted=work.job.source.frontend == "torch")
+    family = optimize.Recipe(family=work.job.target.family, trusted=work.job.source.frontend == "torch", own=True)
     work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
 
 

@@ -11,6 +11,10 @@ from ._walk import all_nodes
 _KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM = ("Bernoulli", "Dropout")
 """Random, or random in training; the library knows the others."""
+_SIMPLIFIED = (
+    "Cast", "CastLike", "Concat", "ConcatFromSequence", "Dropout", "Expand", "Identity", "If", "Range", "Reshape",
+    "SequenceAt", "SequenceConstruct", "Shape", "Size", "SplitToSequence", "Squeeze",
+)  # fmt: skip
 _BOUNDED_BY_INPUT = ("Compress", "NonZero", "Unique", "NonMaxSuppression")
 
 
@@ -32,6 +36,8 @@ class FoldConstants(Pass):
         """Folds in place with onnxscript's folder."""
         from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
+        if not any(map(_may_fold, all_nodes(model))):
+            return ir.passes.PassResult(model, modified=False)
         folder = FoldConstantsPass(
             shape_inference=True,
             input_size_limit=self.max_input_elements,
@@ -56,6 +62,11 @@ class FoldConstants(Pass):
             if size is None or size > max(self.max_output_bytes, _input_bytes(node)):
                 return False
         return True if node.op_type == "ConstantOfShape" else None
+
+
+def _may_fold(node: ir.Node) -> bool:
+    """Whether the folder could do something at this node: it is slow where there is nothing to do."""
+    return node.op_type in _SIMPLIFIED or all(value is None or value.const_value is not None for value in node.inputs)
 
 
 def _make_scalars(graph: ir.Graph, node: ir.Node) -> bool:

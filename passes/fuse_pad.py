@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import without_defaults
+from ._walk import all_nodes
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class FusePad(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Applies onnxscript's rules in place."""
+        if not any(node.op_type == "Pad" for node in all_nodes(model)):
+            return ir.passes.PassResult(model, modified=False)
         from onnxscript.rewriter import RewritePass
         from onnxscript.rewriter.pattern import MatchResult
         from onnxscript.rewriter.rules import common as rules

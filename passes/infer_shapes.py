@@ -29,6 +29,8 @@ class InferShapes(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Completes the values in place; that alone does not count as a modification."""
+        if all(_is_static(value) for node in all_nodes(model) for value in node.outputs):
+            return ir.passes.PassResult(model, modified=False)
         unknown = _maybe_sequences(model)
         with without_defaults(model):
             common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(
@@ -37,6 +39,11 @@ class InferShapes(Pass):
         for value in unknown:  # it takes them for tensors
             value.type = value.shape = None
         return ir.passes.PassResult(model, modified=False)
+
+
+def _is_static(value: ir.Value) -> bool:
+    """Whether dtype and all sizes are known: there is nothing left to infer."""
+    return value.type is not None and value.shape is not None and all(isinstance(size, int) for size in value.shape)
 
 
 def _maybe_sequences(model: ir.Model) -> set[ir.Value]:

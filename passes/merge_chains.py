@@ -6,6 +6,9 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import without_defaults
+from ._walk import all_nodes
+
+_CHAINED = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,8 @@ class MergeChains(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Applies onnxscript's rules in place."""
+        if not any(node.op_type in _CHAINED for node in all_nodes(model)):
+            return ir.passes.PassResult(model, modified=False)
         from onnxscript.rewriter import RewritePass
         from onnxscript.rewriter.rules import common as rules
 

@@ -70,6 +70,7 @@ def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
                 old.replace_all_uses_with(new)
             elif not new.is_graph_output():
                 old.name, new.name = new.name, old.name
+                new.type, new.shape = new.type or old.type, new.shape if new.shape is not None else old.shape
                 old.replace_all_uses_with(new, replace_graph_outputs=True)
             else:
                 copy = ir.node("Identity", [new])
