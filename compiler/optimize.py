@@ -156,7 +156,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     from .frontends.onnx import read
     from .graph import size
 
-    emit("stage", "read")
+    emit("stage", "optimize")
     reader = ir.load if recipe.own else read
     chosen, model = _chosen(recipe), reader(source)
     before, loads = size(model), chain([model], repeat(None))
