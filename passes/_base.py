@@ -1,6 +1,7 @@
 """What every pass of planc is: a frozen dataclass whose fields are its options, named after its class."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -9,6 +10,10 @@ from ._names import make_unique
 
 ORIGIN = "planc.origin"
 """Key of a node's metadata: path of the PyTorch module that it came from, such as `layers.3.attention`."""
+
+
+class Miss(Exception):
+    """Why a pattern that begins at a node does not match there."""
 
 
 @dataclass(frozen=True)
@@ -26,3 +31,7 @@ class Pass(ir.passes.InPlacePass):
         if result.modified:
             make_unique(result.model)
         return result
+
+    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+        """Yields each node where a pattern of this pass begins, and why it does not match there."""
+        yield from ()
