@@ -1,6 +1,5 @@
 """Runs graph passes. One that raises, breaks the graph, hangs or crashes costs that pass, not the build."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,13 +150,12 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         UsageError: the recipe names an unknown pass or option.
         BuildFailed: no valid graph came out, or a pass failed and the recipe is strict.
     """
-    import onnx_ir as ir
-
+    from . import reference, storage
     from .frontends.onnx import read
     from .graph import size
 
     emit("stage", "optimize")
-    reader = ir.load if recipe.own else read
+    reader = storage.load if recipe.own else read
     chosen, model = _chosen(recipe), reader(source)
     before, loads = size(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
@@ -185,20 +183,10 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             value.shape = _restated(value.shape, shape)
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
-        failure = None if recipe.own else _load_failure(out)
+        failure = None if recipe.own else reference.refusal(out)
         if failure is None:
             return Report(before, size(model), done, left_out)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
-
-
-def _load_failure(path: Path) -> Exception | None:
-    from .reference import runner
-
-    try:
-        runner(path)
-    except Exception as error:
-        return error
-    return None
 
 
 def _forget_shapes(model: "ir.Model") -> None:
@@ -264,7 +252,7 @@ def _apply(
     model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, emit: Emit
 ) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
     """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
-    from ..passes import check, signature
+    from ..passes import all_graphs, check, signature
 
     wanted = signature(model)
     done: list[dict[str, Any]] = []
@@ -284,7 +272,7 @@ def _apply(
             {
                 "name": one.name,
                 "modified": modified,
-                "nodes": sum(1 for _ in model.graph.all_nodes()),
+                "nodes": sum(map(len, all_graphs(model))),
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
@@ -306,29 +294,16 @@ def write(model: "ir.Model", out: Path, *, embed: bool) -> None:
         embed: whether weights go into the file. Beyond 1.8 GB they go beside it all the same, under a name of their
             own content, so that an older file never finds the data of a newer one.
     """
-    import onnx_ir as ir
-
+    from . import storage
     from .graph import size
 
     model.producer_name, model.producer_version = _PRODUCER, None
     if not embed:
-        ir.save(model, out, external_data=f"{out.name}.data")
+        storage.save(model, out)
     elif size(model)["weights_bytes"] > MOST_EMBEDDED_BYTES:
-        ir.save(model, out, external_data=f"{out.name}.{_fingerprint(model)}.data")
+        storage.save_named_by_content(model, out)
     else:
-        ir.save(ir.external_data.load_to_model(model), out)
-
-
-def _fingerprint(model: "ir.Model") -> str:
-    """Twelve digits of a digest over names, shapes and weights."""
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.graph.initializers.items()):
-        digest.update(f"{name} {value.shape} {value.dtype}".encode())
-        if value.const_value is not None:
-            digest.update(np.ascontiguousarray(value.const_value.numpy()).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()[:12]
+        storage.save_whole(model, out)
 
 
 def _root_cause(error: BaseException) -> str:

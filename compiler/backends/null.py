@@ -30,12 +30,11 @@ def fingerprint() -> dict[str, str]:
 
 def build(model: Path, _precision: Precision, _options: Options, folder: Path) -> Built:
     """Copies the graph into `folder` as `model.onnx`."""
-    import onnx_ir as ir
-
+    from .. import storage
     from ..graph import precision_counts
 
-    graph = ir.load(model)
-    ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
+    graph = storage.load(model)
+    storage.save(graph, folder / "model.onnx")
     return Built(session={}, effective_precision=precision_counts(graph))
 
 

@@ -48,8 +48,7 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
     Raises:
         BuildFailed: ONNX Runtime refuses the graph.
     """
-    import onnx_ir as ir
-
+    from .. import storage
     from ..graph import precision_counts
 
     ort = _runtime()
@@ -63,7 +62,7 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
         ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
-    graph = ir.load(folder / PAYLOAD)
+    graph = storage.load(folder / PAYLOAD)
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(

@@ -4,7 +4,7 @@ import logging
 import math
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...passes import all_nodes, all_tensors
-from .. import golden, host, shapes
+from .. import golden, host, shapes, storage
 from ..errors import BuildFailed, UsageError, did_you_mean
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Dim, TensorSpec
 from ..worker import Emit
 from . import Exported
-from ._graph import input_specs, output_specs, rename_symbols, require_space, save
+from ._graph import input_specs, output_specs, rename_symbols, require_space
 
 if TYPE_CHECKING:
     import onnx
@@ -50,12 +50,12 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     path = Path(source.text)
     model = read(path)
     tensors = list(all_tensors(model))
-    data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)} - {str(path.resolve())})
     specs, dims = _bind(model, source)
     exported = folder / "model.onnx"
     weights = sum(tensor.nbytes for tensor in tensors)
     require_space(folder, weights)
-    save(model, exported)
+    storage.save(model, exported)
     inferred = _infer_shapes(exported)
     needs = _needs(inferred, path, weights, dims)
     emit("memory", needs)
@@ -90,26 +90,43 @@ def read(path: Path) -> ir.Model:
     import onnx
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto, spans = storage.load_light(path)
     except Exception as error:
         raise UsageError(f"{path} is not an ONNX file or is cut short: {error}", hint="Export it again") from error
     if not proto.graph.output:
         raise UsageError(f"{path} is not an ONNX model: its graph has no output", hint="Export it again")
     _check_border(path, proto)
     _check_calls(path, proto)
-    external = [tensor for tensor in _stored(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    for tensor in external:
-        _check_external(path, tensor)
+    for tensor in _stored(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(path, tensor)
+    for tensor in proto.graph.initializer:
+        if tensor.name in spans and spans[tensor.name].length != (needed := _bytes_of(path, tensor)):
+            raise UsageError(
+                f"{path}: {tensor.name!r} has {spans[tensor.name].length} bytes; its shape asks for {needed}",
+                hint="Export it again",
+            )
     try:
-        onnx.checker.check_model(str(path))
-        model = ir.from_proto(proto)
+        onnx.checker.check_model(_without_data(proto, spans))
+        model = storage.attach(ir.from_proto(proto), path, spans)
     except Exception as error:
         raise UsageError(f"{path} is not a valid ONNX model: {_chain(error)}", hint="Export it again") from error
     _check_opset(path, model)
-    for found in all_tensors(model) if external else ():
-        if isinstance(found, ir.ExternalTensor):
-            found.base_dir = str(path.parent)
     return model
+
+
+def _without_data(proto: "onnx.ModelProto", spans: "Container[str]") -> "onnx.ModelProto":
+    """Returns the model with no elements in the tensors whose bytes lie in a file: ONNX's checker wants to see them."""
+    import onnx
+
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    for tensor in _stored(light):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name in spans:
+            for name in ("external_data", "data_location", "raw_data", "dims"):
+                tensor.ClearField(name)
+            tensor.dims.append(0)
+    return light
 
 
 def _check_border(path: Path, proto: "onnx.ModelProto") -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from ...passes import ORIGIN, StripMetadata, all_nodes
-from .. import golden, host, shapes
+from .. import golden, host, shapes, storage
 from ..artifact import check_arrays
 from ..errors import BuildFailed
 from ..files import load_arrays
@@ -24,7 +24,7 @@ from ..recipe import Source
 from ..shapes import Point, TensorSpec
 from ..worker import Emit
 from . import Exported
-from ._graph import output_specs, rename_symbols, save
+from ._graph import output_specs, rename_symbols
 from ._module import Loaded, guard, load_module, source_files, where
 from ._program import load_program
 
@@ -61,7 +61,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     seconds["export"] = time.perf_counter() - start
     _keep_origins(model)
     path = folder / "model.onnx"
-    save(model, path)
+    storage.save(model, path)
     return Exported(
         path=path,
         inputs=loaded.specs,
