@@ -37,6 +37,8 @@ def _merge_initializers(graph: ir.Graph) -> bool:
         tensor = value.const_value
         if tensor is None or value.is_graph_input() or value.is_graph_output() or tensor.dtype is ir.DataType.STRING:
             continue
+        if isinstance(tensor, ir.LazyTensor):  # computed when it is written
+            continue
         array = tensor.numpy().reshape(-1)
         sample = (tensor.dtype, tuple(tensor.shape), array[:_SAMPLE].tobytes(), array[-_SAMPLE:].tobytes())
         for other in groups[sample]:
