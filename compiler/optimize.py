@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
@@ -155,8 +156,8 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     from .graph import size
 
     emit("stage", "optimize")
-    reader = storage.load if recipe.own else read
-    chosen, model = _chosen(recipe), reader(source)
+    reader = partial(storage.load if recipe.own else read, source, shapes=recipe.trusted)
+    chosen, model = _chosen(recipe), reader()
     before, loads = size(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
         reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
@@ -164,9 +165,9 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
 
     def load() -> "ir.Model":
-        fresh = next(loads) or reader(source)
-        if not recipe.trusted:
-            _forget_shapes(fresh)
+        fresh = next(loads) or reader()
+        for value in fresh.graph.outputs if not recipe.trusted else ():
+            value.shape = None
         return fresh
 
     for thorough in (False, True):  # the full check after each pass only where the result is not valid
@@ -187,15 +188,6 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         if failure is None:
             return Report(before, size(model), done, left_out)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
-
-
-def _forget_shapes(model: "ir.Model") -> None:
-    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
-    from ..passes import all_nodes
-
-    for node in all_nodes(model):
-        for value in node.outputs:
-            value.shape = None
 
 
 def _restated(found: "ir.Shape | None", stated: "ir.Shape | None") -> "ir.Shape | None":

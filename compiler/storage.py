@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes import all_graphs, all_nodes
+from . import protos
 
 if TYPE_CHECKING:
     import onnx
@@ -67,9 +68,16 @@ def load_light(path: Path) -> "tuple[onnx.ModelProto, dict[str, Span]]":
     return onnx.ModelProto.FromString(light), spans
 
 
-def load(path: Path) -> ir.Model:
-    """Reads an ONNX file that planc wrote; weights stay on disk."""
+def load(path: Path, *, shapes: bool = True) -> ir.Model:
+    """Reads an ONNX file that planc wrote; weights stay on disk.
+
+    Args:
+        path: the file.
+        shapes: whether the shapes that it states for inner values are kept.
+    """
     proto, spans = load_light(path)
+    if not shapes:
+        drop_shapes(proto)
     return attach(ir.from_proto(proto), path, spans)
 
 
@@ -85,6 +93,15 @@ def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
             str(path.resolve()), span.offset, span.length, empty.dtype, shape=ir.Shape(empty.shape.numpy()), name=name
         )
     return model
+
+
+def drop_shapes(proto: "onnx.ModelProto") -> None:
+    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
+    for index, graph in enumerate(protos.graphs(proto)):  # the main graph is the first
+        inner = graph.output if index else ()
+        for value in (*graph.value_info, *inner):
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
 
 
 def load_pointing(path: Path) -> bytes:

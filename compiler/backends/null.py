@@ -33,9 +33,9 @@ def build(model: Path, _precision: Precision, _options: Options, folder: Path) -
     from .. import storage
     from ..graph import precision_counts
 
-    graph = storage.load(model)
-    storage.save(graph, folder / "model.onnx")
-    return Built(session={}, effective_precision=precision_counts(graph))
+    payload = folder / "model.onnx"
+    storage.save(storage.load(model), payload)
+    return Built(session={}, effective_precision=precision_counts(storage.load_light(payload)[0]))
 
 
 def load(folder: Path, _session: Mapping[str, Any]) -> Runner:

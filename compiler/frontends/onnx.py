@@ -4,7 +4,7 @@ import logging
 import math
 import stat
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...passes import all_nodes, all_tensors
-from .. import golden, host, shapes, storage
+from .. import golden, host, protos, shapes, storage
 from ..errors import BuildFailed, UsageError, did_you_mean
 from ..golden import Golden
 from ..recipe import Source
@@ -81,8 +81,12 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     )
 
 
-def read(path: Path) -> ir.Model:
+def read(path: Path, *, shapes: bool = True) -> ir.Model:
     """Reads and checks an ONNX file; its weights stay on disk, memory-mapped.
+
+    Args:
+        path: the file.
+        shapes: whether the shapes that it states for inner values are kept.
 
     Raises:
         UsageError: it is not a valid ONNX model, or its external data is not a plain file in its own folder.
@@ -97,7 +101,7 @@ def read(path: Path) -> ir.Model:
         raise UsageError(f"{path} is not an ONNX model: its graph has no output", hint="Export it again")
     _check_border(path, proto)
     _check_calls(path, proto)
-    for tensor in _stored(proto):
+    for tensor in protos.tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(path, tensor)
     for tensor in proto.graph.initializer:
@@ -108,6 +112,8 @@ def read(path: Path) -> ir.Model:
             )
     try:
         onnx.checker.check_model(_without_data(proto, spans))
+        if not shapes:
+            storage.drop_shapes(proto)
         model = storage.attach(ir.from_proto(proto), path, spans)
     except Exception as error:
         raise UsageError(f"{path} is not a valid ONNX model: {_chain(error)}", hint="Export it again") from error
@@ -121,7 +127,7 @@ def _without_data(proto: "onnx.ModelProto", spans: "Container[str]") -> "onnx.Mo
 
     light = onnx.ModelProto()
     light.CopyFrom(proto)
-    for tensor in _stored(light):
+    for tensor in protos.tensors(light):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name in spans:
             for name in ("external_data", "data_location", "raw_data", "dims"):
                 tensor.ClearField(name)
@@ -145,45 +151,8 @@ def _check_border(path: Path, proto: "onnx.ModelProto") -> None:
             )
         if any(size.dim_value < 0 for size in kind.shape.dim):
             raise UsageError(f"{path}: {value.name!r} has a negative size", hint="Export it again")
-    if any(graph.sparse_initializer for graph in _graphs(proto)):
+    if any(graph.sparse_initializer for graph in protos.graphs(proto)):
         raise UsageError(f"{path} has sparse weights, which planc does not read", hint="Store them as dense tensors")
-
-
-def _inside(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.NodeProto]":
-    """The nodes, and those in their subgraphs."""
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                pending.extend(graph.node)
-
-
-def _attributes(proto: "onnx.ModelProto") -> "Iterator[onnx.AttributeProto]":
-    """Every attribute in the file, those in subgraphs and functions too."""
-    for node in _inside((*proto.graph.node, *(node for function in proto.functions for node in function.node))):
-        yield from node.attribute
-
-
-def _graphs(proto: "onnx.ModelProto") -> "Iterator[onnx.GraphProto]":
-    yield proto.graph
-    for attribute in _attributes(proto):
-        yield from (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs)
-
-
-def _stored(proto: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
-    """Every tensor in the file, those in subgraphs, functions and sparse tensors too."""
-    for attribute in _attributes(proto):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-    for graph in _graphs(proto):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
 
 
 def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
@@ -197,7 +166,7 @@ def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
         return
 
     def called(nodes: "Iterable[onnx.NodeProto]") -> tuple[int, list[tuple[str, str]]]:
-        names = [(node.domain, node.op_type) for node in _inside(nodes)]
+        names = [(node.domain, node.op_type) for node in protos.nodes_in(nodes)]
         return len(names), [name for name in names if name in functions]
 
     own = {key: called(function.node) for key, function in functions.items()}
@@ -334,7 +303,6 @@ def _infer_shapes(path: Path) -> "onnx.ModelProto":
     except Exception as error:
         log.debug("shape inference: %s", error)
         return proto
-    path.write_bytes(proto.SerializeToString())
     return proto
 
 
@@ -346,7 +314,9 @@ def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Di
     """
     largest = {dim.name: dim.max for dim in dims}
     total = weights + path.stat().st_size
-    for value in (value for graph in _graphs(proto) for value in (*graph.input, *graph.output, *graph.value_info)):
+    for value in (
+        value for graph in protos.graphs(proto) for value in (*graph.input, *graph.output, *graph.value_info)
+    ):
         kind = value.type.tensor_type
         sizes = (size.dim_value or largest.get(size.dim_param, 1) for size in kind.shape.dim)
         elements = math.prod(max(size, 1) for size in sizes)
