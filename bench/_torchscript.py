@@ -3,12 +3,24 @@
 import inspect
 import sys
 import warnings
+from typing import Any
 
 import torch
 
 from planc.compiler import golden, recipe, shapes
 
 from . import models
+
+
+class _ByName(torch.nn.Module):
+    """Takes inputs in order and gives them to a module by name: decorated forwards want names."""
+
+    def __init__(self, net: torch.nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.net, self.names = net, names
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.net(**dict(zip(self.names, tensors, strict=True)))
 
 
 def main() -> None:
@@ -29,8 +41,8 @@ def main() -> None:
     by_name = tensors.keys() <= inspect.signature(net.forward).parameters.keys()
     with torch.no_grad():
         torch.onnx.export(
-            net,
-            (tensors,) if by_name else tuple(tensors.values()),
+            _ByName(net, list(tensors)) if by_name else net,
+            tuple(tensors.values()),
             out,
             dynamo=False,
             opset_version=17,
