@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import files, worker
-from .errors import BuildFailed, UsageError, did_you_mean
+from .errors import BuildFailed, UsageError, did_you_mean, named
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _apply(
                 if thorough:
                     _check_fully(model)
         except Exception as error:
-            return done, (one.name, _root_cause(error))
+            return done, (one.name, named(error))
         done.append(
             {
                 "name": one.name,
@@ -296,9 +296,3 @@ def write(model: "ir.Model", out: Path, *, embed: bool) -> None:
         storage.save_named_by_content(model, out)
     else:
         storage.save_whole(model, out)
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

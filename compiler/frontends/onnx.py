@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ...passes import all_nodes, all_tensors
 from .. import golden, host, protos, shapes, storage
-from ..errors import BuildFailed, UsageError, did_you_mean
+from ..errors import BuildFailed, UsageError, did_you_mean, named
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Dim, TensorSpec
@@ -116,7 +116,7 @@ def read(path: Path, *, shapes: bool = True) -> ir.Model:
             storage.drop_shapes(proto)
         model = storage.attach(ir.from_proto(proto), path, spans)
     except Exception as error:
-        raise UsageError(f"{path} is not a valid ONNX model: {_chain(error)}", hint="Export it again") from error
+        raise UsageError(f"{path} is not a valid ONNX model: {named(error)}", hint="Export it again") from error
     _check_opset(path, model)
     return model
 
@@ -357,9 +357,3 @@ def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Se
         golden.check(made)
         goldens.append(made)
     return goldens
-
-
-def _chain(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

@@ -17,7 +17,7 @@ import torch
 from ...passes import ORIGIN, StripMetadata, all_nodes
 from .. import golden, host, shapes, storage
 from ..artifact import check_arrays
-from ..errors import BuildFailed
+from ..errors import BuildFailed, root_cause
 from ..files import load_arrays
 from ..golden import Golden
 from ..recipe import Source
@@ -128,7 +128,7 @@ def _to_onnx(source: Source, loaded: Loaded, outputs: Sequence[str]) -> ir.Model
             output_names=list(outputs),
         )
     except Exception as error:
-        cause = _root_cause(error)
+        cause = _finding(error)
         fixed = "Give that dimension one size, such as --dim seq=128" if "specialized" in cause else ""
         raise BuildFailed(f"torch cannot export {source.text}: {cause}{where(error)}", hint=fixed) from error
     assert program is not None
@@ -184,10 +184,9 @@ def _name_dims(model: ir.Model, specs: Sequence[TensorSpec]) -> None:
         rename_symbols(model, renamed)
 
 
-def _root_cause(error: BaseException) -> str:
+def _finding(error: BaseException) -> str:
     """First telling line of the innermost error; for violated dimensions, what torch found about them."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     findings = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     return f"{type(error).__name__}: {' '.join(findings[:2] or lines[:1])}"
