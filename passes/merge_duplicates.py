@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import stored_bytes
 from ._walk import all_graphs
 
-_SAMPLE = 512
+_SAMPLE = 2048  # bytes
+_CHUNK = 1 << 20
 _MOST_ELEMENTS = 64  # of a tensor attribute that is compared
 _RANDOM = (
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -30,7 +31,7 @@ class MergeDuplicates(Pass):
 
 
 def _merge_initializers(graph: ir.Graph) -> bool:
-    """Compares only tensors of equal dtype, shape and first and last elements: most weights are never read."""
+    """Compares only tensors of equal dtype, shape and first and last bytes: most weights are never read."""
     modified = False
     groups: dict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
     for value in list(graph.initializers.values()):
@@ -39,10 +40,11 @@ def _merge_initializers(graph: ir.Graph) -> bool:
             continue
         if isinstance(tensor, ir.LazyTensor):  # computed when it is written
             continue
-        array = tensor.numpy().reshape(-1)
-        sample = (tensor.dtype, tuple(tensor.shape), array[:_SAMPLE].tobytes(), array[-_SAMPLE:].tobytes())
+        size = tensor.nbytes
+        ends = stored_bytes(tensor, 0, _SAMPLE), stored_bytes(tensor, max(size - _SAMPLE, 0), size)
+        sample = (tensor.dtype, tuple(tensor.shape), *ends)
         for other in groups[sample]:
-            if array.size <= _SAMPLE or np.array_equal(_bits(other.const_value.numpy()), _bits(tensor.numpy())):  # type: ignore[union-attr]
+            if size <= _SAMPLE or _equal(tensor, other.const_value):
                 value.replace_all_uses_with(other)
                 del graph.initializers[value.name]  # type: ignore[arg-type]
                 modified = True
@@ -52,9 +54,11 @@ def _merge_initializers(graph: ir.Graph) -> bool:
     return modified
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The array's bytes: NaN equals NaN, and 0 differs from -0."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _equal(one: ir.TensorProtocol, other: ir.TensorProtocol | None) -> bool:
+    """Compares bytes: NaN equals NaN, and 0 differs from -0."""
+    assert other is not None
+    places = range(0, one.nbytes, _CHUNK)
+    return all(stored_bytes(one, at, at + _CHUNK) == stored_bytes(other, at, at + _CHUNK) for at in places)
 
 
 def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
