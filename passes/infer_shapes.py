@@ -1,20 +1,22 @@
 """Infers dtypes and shapes of all values, through symbolic dimensions."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from ._base import Pass
 from ._constants import without_defaults
 from ._walk import all_nodes, all_tensors, all_values
 
+if TYPE_CHECKING:
+    from onnx import GraphProto, TypeProto
+
 _LONG = 1 << 20
 _FEW = 64
-_SEQUENCES = (
-    "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
-    "SplitToSequence",
-)  # fmt: skip
+_SMALL_BYTES = 1024
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 """What exporters write for the end of a Slice."""
 
@@ -31,34 +33,66 @@ class InferShapes(Pass):
         """Completes the values in place; that alone does not count as a modification."""
         if all(_is_static(value) for node in all_nodes(model) for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
-        unknown = _maybe_sequences(model)
-        with without_defaults(model):
-            common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(
-                model
-            )
-        for value in unknown:  # it takes them for tensors
-            value.type = value.shape = None
+        from onnx.checker import ValidationError
+        from onnx.shape_inference import InferenceError, infer_shapes
+
+        with without_defaults(model), _without_weights(model):
+            before = ir.to_proto(model).SerializeToString()
+        with suppress(InferenceError, ValidationError):  # then nothing is known
+            _take(model.graph, infer_shapes(before, data_prop=not _has_long_vectors(model)).graph)
         return ir.passes.PassResult(model, modified=False)
+
+
+@contextmanager
+def _without_weights(model: ir.Model) -> Iterator[None]:
+    """Takes the bytes of large initializers away for the time of the block; dtype and shape stay."""
+    large = {
+        value: value.const_value
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES
+    }
+    for value, tensor in large.items():
+        shape = ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor("", 0, tensor.nbytes, tensor.dtype, shape=shape, name=value.name or "")
+    try:
+        yield
+    finally:
+        for value, tensor in large.items():
+            value.const_value = tensor
+
+
+def _take(graph: ir.Graph, proto: "GraphProto") -> None:
+    """Gives the values of a graph, and of its subgraphs, the dtypes and shapes that were found."""
+    found = {value.name: value.type for value in (*proto.value_info, *proto.output)}
+    for node, same in zip(graph, proto.node, strict=True):
+        for value in node.outputs:
+            if value.name and (kind := found.get(value.name)) is not None:
+                _describe(value, kind)
+        for attribute in same.attribute if node.attributes else ():
+            if attribute.HasField("g"):
+                _take(node.attributes[attribute.name].as_graph(), attribute.g)
+            for inner, its in zip(_graphs(node.attributes[attribute.name]), attribute.graphs, strict=True):
+                _take(inner, its)
+
+
+def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    return attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else ()
+
+
+def _describe(value: ir.Value, kind: "TypeProto") -> None:
+    if not kind.HasField("tensor_type"):
+        value.type = value.type or ir.serde.deserialize_type_proto_for_type(kind)
+        return
+    if kind.tensor_type.elem_type and value.dtype != kind.tensor_type.elem_type:
+        value.type = ir.TensorType(ir.DataType(kind.tensor_type.elem_type))
+    if kind.tensor_type.HasField("shape"):
+        dims = kind.tensor_type.shape.dim
+        value.shape = ir.Shape([one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in dims])
 
 
 def _is_static(value: ir.Value) -> bool:
     """Whether dtype and all sizes are known: there is nothing left to infer."""
     return value.type is not None and value.shape is not None and all(isinstance(size, int) for size in value.shape)
-
-
-def _maybe_sequences(model: ir.Model) -> set[ir.Value]:
-    """Values without a type that may be sequences or optionals: what leaves an If or a Loop may be one, too."""
-    found: set[ir.Value] = set()
-    for node in all_nodes(model):
-        copies = node.op_type == "Identity" and node.inputs[0] in found
-        if copies or node.op_type in _SEQUENCES or _branches(node):
-            found.update(value for value in node.outputs if value.type is None)
-    return found
-
-
-def _branches(node: ir.Node) -> bool:
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(attribute.type in graphs for attribute in node.attributes.values())
 
 
 def _has_long_vectors(model: ir.Model) -> bool:
