@@ -13,6 +13,7 @@ from .fuse_gelu import FuseGelu
 from .fuse_pad import FusePad
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
+from .inline_if import InlineIf
 from .lift_constants import LiftConstants
 from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
@@ -45,6 +46,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         LiftConstants(),
         InferShapes(),
         FoldConstants(),
+        InlineIf(),
         InferShapes(),
         FoldShapes(),
         RemoveNoops(),
