@@ -9,6 +9,7 @@ from ._walk import all_graphs, all_nodes, all_tensors, all_values
 from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
 from .fuse_conv_bn import FuseConvBn
+from .fuse_conv_scale import FuseConvScale
 from .fuse_gelu import FuseGelu
 from .fuse_pad import FusePad
 from .infer_shapes import InferShapes
@@ -55,6 +56,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         RemoveNoops(),
         FusePad(),
         FuseConvBn(),
+        FuseConvScale(),
         FuseGelu(),
         MergeMatmuls(),
         LiftConstants(),

@@ -1,12 +1,13 @@
-"""Folds a BatchNormalization, or an affine Mul and Add, into the weights of the Conv or Gemm before it."""
+"""Folds a BatchNormalization into the weights of the Conv, ConvTranspose or Gemm before it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ._base import Pass
-from ._constants import without_defaults
-from ._walk import all_nodes
+from ._affine import fold, normalization
+from ._base import Miss, Pass
+from ._walk import all_graphs, all_nodes
 
 
 @dataclass(frozen=True)
@@ -14,24 +15,23 @@ class FuseConvBn(Pass):
     """Fuses batch normalization: BatchNormalization(Conv(x, w)) -> Conv(x, w', b')."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Applies onnxscript's rules in place."""
-        from onnxscript.rewriter import RewritePass
-        from onnxscript.rewriter.rules import common as rules
+        """Fuses in place."""
+        modified = False
+        for graph in all_graphs(model):
+            for node in graph:
+                try:
+                    match = normalization(node)
+                    if match is not None:
+                        fold(model.graph, node, *match)
+                        modified = True
+                except Miss:
+                    continue
+        return ir.passes.PassResult(model, modified=modified)
 
-        pass_ = RewritePass(
-            [
-                rules.fuse_batchnorm_into_conv_rule,
-                rules.fuse_batchnorm_into_conv_transpose_rule,
-                rules.fuse_batchnorm_into_gemm_rule,
-            ]
-        )
-        found = [node for node in all_nodes(model) if node.op_type == "BatchNormalization"]
-        if not found or any(_trains(node) for node in found):
-            return ir.passes.PassResult(model, modified=False)
-        with without_defaults(model):
-            return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
-
-
-def _trains(node: ir.Node) -> bool:
-    """Whether a BatchNormalization uses the statistics of its own input, which onnxscript's rules do not look at."""
-    return bool(node.attributes.get_int("training_mode", 0))
+    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+        """Yields each BatchNormalization after a Conv or Gemm, and what is in the way."""
+        for node in all_nodes(model):
+            try:
+                normalization(node)
+            except Miss as reason:
+                yield node, str(reason)

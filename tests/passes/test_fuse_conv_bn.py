@@ -77,3 +77,47 @@ def test_a_conv_that_others_read_too_stays_right(
     FuseConvBn()(model)
     for was, now in zip(before, infer(model, x=image), strict=True):
         np.testing.assert_allclose(now, was, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_another_type(rewrites: Callable[..., ir.Model]) -> None:
+    """Weights of float16 stay so beside statistics of float32, as opset 15 allows: onnxscript's rule mixed them."""
+    w = np.random.default_rng(2).standard_normal((4, 3, 3, 3)).astype(np.float16)
+    text = """g (float16[n,3,8,8] x) => (float16[n,4,6,6] y) {
+      a = Conv(x, w)
+      y = BatchNormalization(a, scale, shift, mean, var)
+    }"""
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float16)
+    model = rewrites(FuseConvBn(), text, feed={"x": x}, rtol=2e-2, w=w, **_affine(4))
+    assert _ops(model) == ["Conv"]
+    assert {value.dtype for value in model.graph[0].inputs if value is not None} == {ir.DataType.FLOAT16}
+
+
+def test_a_weight_that_is_an_output(rewrites: Callable[..., ir.Model], image: np.ndarray) -> None:
+    text = """g (float[n,3,8,8] x) => (float[n,4,6,6] y, float[4,3,3,3] w) {
+      a = Conv(x, w)
+      y = BatchNormalization(a, scale, shift, mean, var)
+    }"""
+    w = np.random.default_rng(2).standard_normal((4, 3, 3, 3), dtype=np.float32)
+    model = rewrites(FuseConvBn(), text, feed={"x": image}, rtol=1e-4, w=w, **_affine(4))
+    assert _ops(model) == ["Conv"]
+
+
+def test_training_stays(keeps: Callable[..., ir.Model]) -> None:
+    text = """g (float[n,3,8,8] x) => (float[n,4,6,6] y, float[4] m) {
+      a = Conv(x, w)
+      y, m, v = BatchNormalization<training_mode=1>(a, scale, shift, mean, var)
+    }"""
+    keeps(FuseConvBn(), text, w=np.ones((4, 3, 3, 3), np.float32), **_affine(4))
+
+
+def test_statistics_of_the_caller(graph: Callable[..., ir.Model]) -> None:
+    """They are no constants, and the pass says so."""
+    text = """g (float[n,3,8,8] x, float[4] var) => (float[n,4,6,6] y) {
+      a = Conv(x, w)
+      y = BatchNormalization(a, scale, shift, mean, var)
+    }"""
+    model = graph(text, w=np.ones((4, 3, 3, 3), np.float32), **_affine(4))
+    assert not FuseConvBn()(model).modified
+    assert [reason for _, reason in FuseConvBn().near_misses(model)] == [
+        "an operand of the BatchNormalization is no constant"
+    ]
