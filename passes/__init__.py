@@ -19,6 +19,7 @@ from .lift_constants import LiftConstants
 from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
+from .push_transposes import PushTransposes
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .strip_metadata import StripMetadata
@@ -53,6 +54,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         RemoveNoops(),
         RemoveUnused(),  # what is dead uses the middle of chains, too
         MergeChains(),
+        PushTransposes(),
         RemoveNoops(),
         FusePad(),
         FuseConvBn(),
