@@ -1,15 +1,14 @@
 """Moves Transposes behind the operators that do not need them, where they meet others and cancel."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import new_constant
-from ._layouts import Change, Perm, back, change, compose, inverse
+from ._islands import Island, is_identity, islands, outside, perm_of
+from ._layouts import Change, Perm, back, inverse
 from ._walk import all_graphs
 
 _LEAST_OPSET = 13  # before it, Softmax flattens what is behind its axis
@@ -39,126 +38,17 @@ class PushTransposes(Pass):
         return ir.passes.PassResult(model, modified=modified)
 
 
-@dataclass
-class _Island:
-    """Operators that can do without the Transposes before them.
-
-    Attributes:
-        sources: those Transposes.
-        nodes: the operators in order, and how they change.
-        sinks: the Transposes behind them.
-    """
-
-    sources: dict[ir.Node, None] = field(default_factory=dict)
-    nodes: dict[ir.Node, Change] = field(default_factory=dict)
-    sinks: dict[ir.Node, None] = field(default_factory=dict)
-
-    def gain(self) -> int:
-        """By how many Transposes the graph shrinks."""
-        gone = sum(not _leftover(node.outputs[0], self) for node in self.sources)
-        gone += sum(_is_identity(self.merged(node)) for node in self.sinks)
-        return gone - sum(
-            _leftover(value, self) for node, one in self.nodes.items() if one.perm for value in node.outputs
-        )
-
-    def merged(self, sink: ir.Node) -> Perm:
-        """The permutation of a Transpose behind the island, once it does the island's too."""
-        value, own = sink.inputs[0], perm_of(sink)
-        assert value is not None and own is not None
-        producer = value.producer()
-        assert producer is not None
-        return compose(self.nodes[producer].perm or tuple(range(len(own))), own)
-
-
-def perm_of(node: ir.Node) -> Perm | None:
-    """The permutation of a Transpose; None for any other operator, and where the rank is not known."""
-    if node.domain != "" or node.op_type != "Transpose" or node.inputs[0] is None:
-        return None
-    if "perm" in node.attributes:
-        return tuple(node.attributes["perm"].as_ints())
-    shape = node.inputs[0].shape
-    return None if shape is None else tuple(range(len(shape)))[::-1]
-
-
 def _push(home: ir.Graph, graph: ir.Graph | ir.Function) -> bool:
     touched: set[ir.Node] = set()
-    for island in _islands(graph):
+    for island in islands(graph):
         edges = {*island.sources, *island.sinks}
-        if island.gain() > 0 and not edges & touched:
+        if not edges & touched and island.gain() > 0:  # what another one changed is stale
             _change(home, graph, island)
             touched |= edges
     return bool(touched)
 
 
-def _islands(graph: ir.Graph | ir.Function) -> Iterator[_Island]:
-    """Yields the islands of a graph; each is found in one walk over it and one back."""
-    perms: dict[ir.Value, Perm] = {}
-    changes: dict[ir.Node, Change] = {}
-    for node in graph:
-        own = perm_of(node)
-        if own is not None and not _is_identity(own):
-            perms[node.outputs[0]] = own
-        if own is not None:
-            continue
-        given = [perms.get(value) if value is not None else None for value in node.inputs]
-        found = change(node, given) if any(given) else None
-        if found is not None:
-            changes[node] = found
-            perms.update((value, found.perm) for value in node.outputs if found.perm is not None)
-    for node in reversed(list(changes)):
-        if not _pays(node, changes, perms):
-            del changes[node]
-    yield from _joined(graph, changes, perms)
-
-
-def _pays(node: ir.Node, changes: dict[ir.Node, Change], perms: dict[ir.Value, Perm]) -> bool:
-    """Whether it helps that Transposes pass a node: they become fewer there, or meet others behind it."""
-    if changes[node].perm is None or len({value for value in node.inputs if value in perms}) > 1:
-        return True
-    users = {use.node for value in node.outputs for use in value.uses()}
-    return any(user in changes or (user.graph is node.graph and perm_of(user) is not None) for user in users)
-
-
-def _joined(
-    graph: ir.Graph | ir.Function, changes: dict[ir.Node, Change], perms: dict[ir.Value, Perm]
-) -> Iterator[_Island]:
-    """Joins what is connected by a value that is transposed."""
-    parent: dict[ir.Node, ir.Node] = {}
-
-    def root(node: ir.Node) -> ir.Node:
-        while parent.setdefault(node, node) is not node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    before = {node: [v.producer() for v in node.inputs if v is not None and v in perms] for node in changes}
-    for node, producers in before.items():
-        for producer in producers:
-            assert producer is not None
-            parent[root(producer)] = root(node)
-    islands: dict[ir.Node, _Island] = defaultdict(_Island)
-    for node, found in changes.items():
-        island = islands[root(node)]
-        island.nodes[node] = found
-        island.sources.update((one, None) for one in before[node] if one is not None and one not in changes)
-        users = [use.node for value in node.outputs if found.perm is not None for use in value.uses()]
-        island.sinks.update((user, None) for user in users if user.graph is graph and perm_of(user) is not None)
-    yield from islands.values()
-
-
-def _outside(value: ir.Value, island: _Island) -> list[tuple[ir.Node, int]]:
-    """Uses of a value by what needs it transposed."""
-    return [
-        (use.node, use.idx) for use in value.uses() if use.node not in island.nodes and use.node not in island.sinks
-    ]
-
-
-def _leftover(value: ir.Value, island: _Island) -> bool:
-    """Whether a Transpose must stay or be put behind a value."""
-    return value.is_graph_output() or bool(_outside(value, island))
-
-
-def _change(home: ir.Graph, graph: ir.Graph | ir.Function, island: _Island) -> None:
+def _change(home: ir.Graph, graph: ir.Graph | ir.Function, island: Island) -> None:
     """Moves the Transposes before an island to where its values leave it."""
     merged = {sink: island.merged(sink) for sink in island.sinks}
     before = {source.outputs[0]: source.inputs[0] for source in island.sources}
@@ -197,21 +87,21 @@ def _rewrite(home: ir.Graph, node: ir.Node, one: Change, perm: Perm) -> None:
         )
 
 
-def _settle(graph: ir.Graph | ir.Function, value: ir.Value, perm: Perm, island: _Island) -> None:
+def _settle(graph: ir.Graph | ir.Function, value: ir.Value, perm: Perm, island: Island) -> None:
     """Notes that a value is not transposed any more, and puts a Transpose between it and what needs it so."""
-    outside, output, node = _outside(value, island), value.is_graph_output(), value.producer()
+    users, output, node = outside(value, island), value.is_graph_output(), value.producer()
     assert node is not None
     sizes = value.shape
     if sizes is not None:
         value.shape = ir.Shape([sizes[axis] for axis in inverse(perm)])
-    if not outside and not output:
+    if not users and not output:
         return
     transpose = ir.node("Transpose", [value], attributes={"perm": list(perm)})
     new = transpose.outputs[0]
     new.type, new.shape = value.type, sizes
     transpose.metadata_props.update(node.metadata_props)
     graph.insert_after(node, transpose)
-    for user, index in outside:
+    for user, index in users:
         user.replace_input_with(index, new)
     if output:
         name, value.name = value.name, f"{value.name}_turned"
@@ -225,12 +115,8 @@ def _merge(graph: ir.Graph | ir.Function, sink: ir.Node, perm: Perm) -> None:
     """Makes a Transpose behind the island do its work, or goes where there is none; an output keeps its node."""
     output, value = sink.outputs[0], sink.inputs[0]
     assert value is not None
-    if not _is_identity(perm) or output.is_graph_output():
+    if not is_identity(perm) or output.is_graph_output():
         sink.attributes["perm"] = ir.AttrInt64s("perm", list(perm))
         return
     output.replace_all_uses_with(value)
     graph.remove(sink, safe=True)
-
-
-def _is_identity(perm: Perm) -> bool:
-    return perm == tuple(range(len(perm)))

@@ -194,6 +194,12 @@ def test_transposes_that_do_not_cancel_become_one(
     assert ops(model) == {"Relu": 1, "Transpose": 1, "Neg": 1}
 
 
+def test_a_transpose_that_is_before_and_behind(keeps: Callable[..., ir.Model]) -> None:
+    """It would have to do two things at once."""
+    turn = "Transpose<perm=[0,1,3,2]>"
+    keeps(PushTransposes(), _text(f"a = {turn}(x) b = Relu(a) d = {turn}(b) y = Add(b, d)", "float[n,3,4,4] x"))
+
+
 def test_branches(rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
     """Within a branch; a value that a branch uses is one that must stay."""
     text = f"""g (bool f, float[n,3,4,5] x) => (float[p,q,r,s] y, float[p,q,r,s] z) {{
