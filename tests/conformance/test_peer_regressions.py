@@ -646,3 +646,18 @@ def test_names_of_branches_may_be_alike(same: Same) -> None:
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     made = same(source, {"x": draw(3, 4)})
     assert ops(made) == {"Neg": 1, "Exp": 1, "Abs": 1, "Sqrt": 1, "Relu": 1, "Sum": 1}
+
+
+def test_a_transpose_that_does_nothing_before_a_product(same: Same) -> None:
+    """ONNX Runtime takes it for a real one: https://github.com/microsoft/onnxruntime/issues/32228; it must be gone."""
+    source = make(
+        "g (float[4,4] x) => (float[4,4] y) { t = Transpose<perm=[0,1]>(x) m = MatMul(t, w) y = Add(m, b) }",
+        w=draw(4, 4),
+        b=draw(4, seed=1),
+    )
+    made = same(source, {"x": draw(4, 4, seed=2)})
+    assert "Transpose" not in ops(made)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    now = onnxruntime.InferenceSession(made.SerializeToString(), settings).run(None, {"x": draw(4, 4, seed=2)})
+    np.testing.assert_allclose(now[0], run(source, {"x": draw(4, 4, seed=2)})[0], rtol=1e-4, atol=1e-5)
