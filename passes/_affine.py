@@ -75,7 +75,7 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
             raise Miss("the weight is not of a floating-point type")
     assert weight is not None and weight.const_value is not None
     shape = weight.const_value.shape.numpy()
-    if node.op_type == "MatMul" and len(shape) != 2:
+    if len(shape) < 2 or (len(shape) > 2 and node.op_type in ("Gemm", "MatMul")):
         raise Miss("the weight is no matrix")
     if node.op_type == "Conv":
         return Linear(node, weight, bias, 1, shape[0])
@@ -158,6 +158,8 @@ def _weight(found: Linear, scale: np.ndarray | None) -> np.ndarray | None:
     array = tensor.numpy()
     if found.node.op_type == "ConvTranspose":  # (in, out / group, ...): each group has channels of its own
         group = found.node.attributes.get_int("group", 1)
+        if array.shape[0] % group:
+            raise Miss("the channels do not make groups")
         columns = scale.reshape(group, 1, -1, *[1] * (array.ndim - 2))
         grouped = array.reshape(group, -1, *array.shape[1:])
         return _times(grouped, columns).reshape(array.shape)

@@ -18,8 +18,8 @@ _STEPS = 8  # of a condition that are followed: those of exporters are Shape, Ga
 class InlineIf(Pass):
     """Inlines known branches: If(1 == 1, then: Squeeze(x), else: x) -> Squeeze(x).
 
-    TorchScript exports every `squeeze` this way; the condition compares a size of a value. What is inlined may tell
-    the sizes that the next condition needs, so that the shapes are inferred and the pass looks again.
+    TorchScript exports `if x.size(1) == 1` and a `squeeze` of an axis of unknown size this way. What is inlined may
+    tell the sizes that the next condition needs, so that the shapes are inferred and the pass looks again.
 
     Attributes:
         most_rounds: how often it looks again.
