@@ -57,8 +57,9 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         PushTransposes(),
         RemoveNoops(),
         FusePad(),
-        FuseConvBn(),
         FuseConvScale(),
+        FuseConvBn(),
+        FuseConvScale(),  # what was behind a BatchNormalization
         FuseGelu(),
         MergeMatmuls(),
         LiftConstants(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ._affine import LINEAR, Linear, fold, linear, normalization
+from ._affine import LINEAR, Linear, fold, linear
 from ._base import Miss, Pass
 from ._constants import constant
 from ._walk import all_graphs, all_nodes
@@ -19,9 +19,9 @@ _OTHER = ("Div", "Sub")
 class FuseConvScale(Pass):
     """Fuses scales and biases: Add(Mul(Conv(x, w), s), b) -> Conv(x, w * s, b), with one number per channel.
 
-    The same for ConvTranspose and Gemm; a BatchNormalization between or after them is folded, too. A MatMul takes a
-    scale and keeps its Add: as one Gemm, chains of both took 0.93 to 1.23 of the time in ONNX Runtime 1.31, which
-    makes Gemms by itself, and 0.94 to 1.02 in OpenVINO 2026.4 (2 threads, 1 to 64 rows, 256 and 1024 columns).
+    The same for ConvTranspose and Gemm. A MatMul takes a scale and keeps its Add: as one Gemm, chains of both took 0.93
+    to 1.23 of the time in ONNX Runtime 1.31, which makes Gemms by itself, and 0.94 to 1.02 in OpenVINO 2026.4 (2
+    threads, 1 to 64 rows, 256 and 1024 columns).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,7 +50,7 @@ class FuseConvScale(Pass):
 def _match(node: ir.Node) -> tuple[Linear, np.ndarray | None, np.ndarray | None] | None:
     """Returns the operator before a Mul, Div, Add or Sub, and the scale and shift that it stands for."""
     if node.domain != "" or node.op_type not in (*_COMMUTATIVE, *_OTHER):
-        return normalization(node)
+        return None
     left, right = node.inputs
     for value, other in ((left, right), (right, left)) if node.op_type in _COMMUTATIVE else ((left, right),):
         array = constant(other)

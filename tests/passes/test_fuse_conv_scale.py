@@ -36,15 +36,30 @@ def test_conv(
     assert ops(model) == {"Conv": 1}
 
 
-def test_a_chain_with_batch_normalization(rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
+def test_a_chain(rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
     text = _text(
-        """a = Conv<group=2, strides=[2,1], pads=[1,0,1,0]>(x, w) b = Mul(a, c) d = Add(b, c)
-        e = BatchNormalization(d, s, t, m, v)
-        f = Div(e, c) y = Relu(f)"""
+        """a = Conv<group=2, strides=[2,1], pads=[1,0,1,0]>(x, w) b = Mul(a, c) d = Add(b, c) e = Div(d, c)
+        f = Sub(e, c) y = Relu(f)"""
     )
-    arrays = {name: _draw(6, seed=index) for index, name in enumerate("stmv")}
-    model = rewrites(FuseConvScale(), text, feed=IMAGE, rtol=1e-4, w=_draw(6, 2, 3, 3), c=_draw(6, 1, 1), **arrays)
+    model = rewrites(FuseConvScale(), text, feed=IMAGE, rtol=1e-4, w=_draw(6, 2, 3, 3), c=_draw(6, 1, 1))
     assert ops(model) == {"Conv": 1, "Relu": 1}
+
+
+def test_batch_normalization_stays(
+    graph: Callable[..., ir.Model], infer: Callable[..., list[np.ndarray]], ops: Callable[..., Counter[str]]
+) -> None:
+    """It is another pass, which may be skipped; together they fold what is before and behind it."""
+    text = _text(
+        f"{CONV} b = Mul(a, c) d = Add(b, c) e = BatchNormalization(d, s, s, s, s) f = Div(e, c) y = Add(f, c)"
+    )
+    for skip, kept in (("", {"Conv": 1}), ("fuse-conv-bn", {"Conv": 1, "BatchNormalization": 1, "Div": 1, "Add": 1})):
+        model = graph(text, w=_draw(6, 4, 3, 3), c=_draw(6, 1, 1), s=_draw(6))
+        before = infer(model, **IMAGE)[0]
+        for one in PRESETS["onnx"]:
+            if one.name != skip:
+                one(model)
+        np.testing.assert_allclose(infer(model, **IMAGE)[0], before, rtol=1e-4)
+        assert ops(model) == kept
 
 
 @pytest.mark.parametrize("group", [1, 2])
