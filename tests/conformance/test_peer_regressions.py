@@ -194,12 +194,20 @@ def test_a_padding_before_auto_pad(auto_pad: str, same: Same) -> None:
     same(source, {"x": draw(1, 3, 8, 8)})
 
 
-@pytest.mark.parametrize("pool", ["AveragePool", "AveragePool<count_include_pad=1>", "MaxPool"])
-@pytest.mark.parametrize("number", [0.0, 1.0, -np.inf])
+@pytest.mark.parametrize(
+    ("pool", "number"),
+    [
+        ("AveragePool", 0.0),
+        ("AveragePool", 1.0),
+        ("AveragePool<count_include_pad=1>", 0.0),
+        ("AveragePool<count_include_pad=1>", 1.0),
+        ("MaxPool", 0.0),
+        ("MaxPool", 1.0),
+        ("MaxPool", -np.inf),
+    ],
+)
 def test_a_padding_before_a_pool(pool: str, number: float, same: Same) -> None:
     """The pass fuse_pad_into_pool changed outputs: https://github.com/onnx/optimizer/issues/269."""
-    if number == -np.inf and pool != "MaxPool":
-        pytest.skip("gives infinities only")
     words = pool.replace(">", ", kernel_shape=[3,3]>") if "<" in pool else f"{pool}<kernel_shape=[3,3]>"
     source = make(
         f"g (float[n,3,8,8] x) => (float[n,3,c,d] y) {{ q = Pad(x, p, v) y = {words}(q) }}",
