@@ -1,12 +1,14 @@
 """Folding y * scale + shift, per channel, into the weights and the bias of the operator that computes y."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from ._base import Miss
-from ._constants import constant, new_constant
+from ._constants import new_constant, own_view
 from ._match import only_use, replace
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm")
@@ -14,6 +16,8 @@ _FLOATS = (ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataT
 _SMALL = 1 << 14
 """Bytes of a weight that may be copied where something else uses it, too."""
 _HALF_EPSILON = 2.0**-10
+_GREATEST = 1e15
+"""Scales beyond it may take weights out of the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -84,30 +88,6 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
     return Linear(node, weight, bias, -1, shape[0 if _transposed(node) else 1])
 
 
-def normalization(node: ir.Node) -> tuple[Linear, np.ndarray, np.ndarray] | None:
-    """Returns the operator before a BatchNormalization, and the scale and shift that it stands for.
-
-    Raises:
-        Miss: it cannot be folded.
-    """
-    if node.domain != "" or node.op_type != "BatchNormalization":
-        return None
-    found = linear(node.inputs[0], node)
-    if found is None:
-        return None
-    if len(node.outputs) > 1 or bool(node.attributes.get_int("training_mode", 0)):
-        raise Miss("the BatchNormalization is one for training")
-    arrays = [constant(value) for value in node.inputs[1:5]]
-    scale, shift, mean, var = (array.astype(np.float64) if array is not None else None for array in arrays)
-    if scale is None or shift is None or mean is None or var is None:
-        raise Miss("an operand of the BatchNormalization is no constant")
-    if scale.shape != (found.channels,):
-        raise Miss("the BatchNormalization has other channels")
-    with np.errstate(all="ignore"):
-        factor = scale / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
-    return found, factor, shift - mean * factor
-
-
 def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> None:
     """Puts the operator with the scale and shift folded in in the place of `last`, and removes both old nodes.
 
@@ -128,7 +108,8 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
         attributes.pop("beta", None)  # it is in the bias now
     operands = [node.inputs[0], _updated(home, found.weight, weight, f"{last.outputs[0].name}_weight")]
     if bias is not None and found.bias is not None:
-        operands.append(_updated(home, found.bias, bias, f"{last.outputs[0].name}_bias"))
+        tensor = ir.tensor(bias, name=found.bias.name)
+        operands.append(_updated(home, found.bias, tensor, f"{last.outputs[0].name}_bias"))
     elif bias is not None:
         operands.append(new_constant(home, f"{found.weight.name}_bias", bias))
     new = ir.Node("", node.op_type, operands, tuple(attributes.values()), num_outputs=1)
@@ -147,36 +128,47 @@ def _array(value: ir.Value) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def _weight(found: Linear, scale: np.ndarray | None) -> np.ndarray | None:
-    """The scaled weight; None where it stays."""
+def _dtype(value: ir.Value) -> np.dtype:
+    assert value.const_value is not None
+    return value.const_value.dtype.numpy()
+
+
+def _weight(found: Linear, scale: np.ndarray | None) -> ir.TensorProtocol | None:
+    """The scaled weight, computed when it is written; None where it stays. What float16 cannot hold is seen at once."""
     if scale is None:
         return None
-    tensor = found.weight.const_value
-    assert tensor is not None
-    if not _own(found.weight) and tensor.nbytes > _SMALL:
+    old = found.weight.const_value
+    assert old is not None
+    if not _own(found.weight) and old.nbytes > _SMALL:
         raise Miss("something else uses the weight, which is too large to copy")
-    array = tensor.numpy()
+    if abs(scale).max(initial=0) > _GREATEST:
+        raise Miss("the constant is too great")
+    make = partial(_scaled, old, *_layout(found, old.shape.numpy(), scale))
+    if old.dtype is ir.DataType.FLOAT16:
+        return make()
+    return ir.LazyTensor(make, old.dtype, ir.Shape(old.shape.numpy()), name=found.weight.name)
+
+
+def _layout(found: Linear, shape: Sequence[int], scale: np.ndarray) -> tuple[Sequence[int], np.ndarray]:
+    """The shape in which the weight is multiplied, and the scale in one that is broadcast to it."""
     if found.node.op_type == "ConvTranspose":  # (in, out / group, ...): each group has channels of its own
         group = found.node.attributes.get_int("group", 1)
-        if array.shape[0] % group:
+        if shape[0] % group:
             raise Miss("the channels do not make groups")
-        columns = scale.reshape(group, 1, -1, *[1] * (array.ndim - 2))
-        grouped = array.reshape(group, -1, *array.shape[1:])
-        return _times(grouped, columns).reshape(array.shape)
+        return (group, -1, *shape[1:]), scale.reshape(group, 1, -1, *[1] * (len(shape) - 2))
     first = found.node.op_type == "Conv" or _transposed(found.node)
-    return _times(array, scale.reshape(-1, *[1] * (array.ndim - 1)) if first else scale)
+    return shape, scale.reshape(-1, *[1] * (len(shape) - 1)) if first else scale
 
 
-def _times(array: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _scaled(old: ir.TensorProtocol, shape: Sequence[int], scale: np.ndarray) -> ir.TensorProtocol:
+    array = own_view(old).numpy()
     wide = np.float64 if array.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        exact: np.ndarray = array.astype(wide) * scale.astype(wide)
-        result: np.ndarray = exact.astype(array.dtype)
-    if not np.isfinite(result.astype(wide)).all():
-        raise Miss("the scaled weight is not finite")
-    if array.dtype == np.float16 and (abs(result.astype(wide) - exact) > _HALF_EPSILON * abs(exact)).any():
+        exact: np.ndarray = array.reshape(shape).astype(wide, copy=False) * scale.astype(wide)
+        result: np.ndarray = exact.astype(array.dtype, copy=False)
+    if array.dtype == np.float16 and not (abs(result.astype(wide) - exact) <= _HALF_EPSILON * abs(exact)).all():
         raise Miss("float16 cannot hold the scaled weight")
-    return result
+    return ir.Tensor(result.reshape(array.shape), dtype=old.dtype, name=old.name)
 
 
 def _bias(found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> np.ndarray | None:
@@ -191,7 +183,7 @@ def _bias(found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> 
     beta = found.node.attributes.get_float("beta", 1.0)
     result = old * beta * (1 if scale is None else scale) + (0 if shift is None else shift)
     with np.errstate(over="ignore"):
-        array = result.astype(_array(found.weight).dtype)
+        array = result.astype(_dtype(found.weight))
     if not np.isfinite(array.astype(np.float64)).all():
         raise Miss("the new bias is not finite")
     return array
@@ -201,12 +193,11 @@ def _own(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _updated(home: ir.Graph, value: ir.Value, array: np.ndarray | None, name: str) -> ir.Value:
-    """The value with another array where nothing else uses it, else a new one."""
-    if array is None:
+def _updated(home: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol | None, name: str) -> ir.Value:
+    """The value with another tensor where nothing else uses it, else a new one."""
+    if tensor is None:
         return value
     if not _own(value):
-        return new_constant(home, name, array)
-    tensor = ir.tensor(array, name=value.name)
-    value.const_value, value.shape, value.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
+        return new_constant(home, name, tensor.numpy())
+    value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
     return value

@@ -61,3 +61,13 @@ def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Returns a tensor of its own on the same bytes of a file, which are unmapped when it goes; others as they are."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype,
+        shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
+    )  # fmt: skip

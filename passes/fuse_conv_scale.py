@@ -38,7 +38,7 @@ class FuseConvScale(Pass):
                     continue
         return ir.passes.PassResult(model, modified=modified)
 
-    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+    def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields each product or sum after a Conv or Gemm, and what is in the way."""
         for node in all_nodes(model):
             try:

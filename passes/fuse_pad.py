@@ -36,7 +36,7 @@ class FusePad(Pass):
                     continue
         return ir.passes.PassResult(model, modified=_fuse_convs(model) or modified)
 
-    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+    def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields each pool behind a Pad, and what is in the way."""
         for node in all_nodes(model):
             try:
