@@ -25,7 +25,7 @@ MOST_EMBEDDED_BYTES = 1_800_000_000
 """Weights beyond this go beside the file: protobuf holds 2 GiB."""
 MOST_NODES = 20_000
 """Graphs beyond this get the passes that take microseconds a node, so that an answer comes within seconds."""
-_SLOW = ("upgrade-opset", "infer-shapes", "fold-constants", "fold-shapes", "merge-chains", "fuse-pad", "fuse-conv-bn")
+_SLOW = ("upgrade-opset", "infer-shapes", "fold-constants", "fold-shapes", "merge-chains", "fuse-pad", "inline-if")
 _STAGE = "pass "
 _PRODUCER = "planc"
 

@@ -9,14 +9,17 @@ from ._walk import all_graphs, all_nodes, all_tensors, all_values
 from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
 from .fuse_conv_bn import FuseConvBn
+from .fuse_conv_scale import FuseConvScale
 from .fuse_gelu import FuseGelu
 from .fuse_pad import FusePad
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
+from .inline_if import InlineIf
 from .lift_constants import LiftConstants
 from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
+from .push_transposes import PushTransposes
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .strip_metadata import StripMetadata
@@ -45,14 +48,18 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         LiftConstants(),
         InferShapes(),
         FoldConstants(),
+        InlineIf(),
         InferShapes(),
         FoldShapes(),
         RemoveNoops(),
         RemoveUnused(),  # what is dead uses the middle of chains, too
         MergeChains(),
+        PushTransposes(),
         RemoveNoops(),
         FusePad(),
+        FuseConvScale(),
         FuseConvBn(),
+        FuseConvScale(),  # what was behind a BatchNormalization
         FuseGelu(),
         MergeMatmuls(),
         LiftConstants(),

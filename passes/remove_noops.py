@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import constant
+from ._match import producer
 from ._walk import all_graphs
 
 _FAR = 1 << 30
@@ -35,8 +36,8 @@ def _bypass(graph: ir.Graph | ir.Function, node: ir.Node, kept: ir.Value) -> boo
     """
     output = node.outputs[0]
     if output.is_graph_output():
-        producer = kept.producer()
-        if producer is None or producer.graph is not graph or kept.is_graph_output():
+        maker = kept.producer()
+        if maker is None or maker.graph is not graph or kept.is_graph_output():
             return False
         kept.name, output.name = output.name, kept.name
     if kept.type is None:
@@ -73,6 +74,23 @@ def _same_shape(node: ir.Node) -> ir.Value | None:
     if pairs or symbolic > 1 or any(size == 0 for size in value.shape) or any(size is None for size in value.shape):
         return None
     return value
+
+
+def _undoes(op_type: str) -> Callable[[ir.Node], ir.Value | None]:
+    """For Squeeze and Unsqueeze: one undoes the other where both name the same axes."""
+
+    def rule(node: ir.Node) -> ir.Value | None:
+        before, axes = producer(_first(node), op_type), _axes(node)
+        if before is None or axes is None or axes != _axes(before):
+            return _same_shape(node)
+        return _first(before)
+
+    return rule
+
+
+def _axes(node: ir.Node) -> list[int] | None:
+    array = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if array is None else sorted(int(axis) for axis in array.reshape(-1))
 
 
 def _expand(node: ir.Node) -> ir.Value | None:
@@ -170,10 +188,10 @@ _RULES: dict[str, Callable[[ir.Node], ir.Value | None]] = {
     "Pow": _neutral(1, right_only=True),
     "Reshape": _same_shape,
     "Slice": _slice,
-    "Squeeze": _same_shape,
+    "Squeeze": _undoes("Unsqueeze"),
     "Sub": _neutral(0, right_only=True),
     "Sum": _only_input,
     "Tile": _tile,
     "Transpose": _transpose,
-    "Unsqueeze": _same_shape,
+    "Unsqueeze": _undoes("Squeeze"),
 }

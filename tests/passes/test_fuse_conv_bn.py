@@ -141,3 +141,16 @@ def test_weights_are_computed_when_they_are_written(graph: Callable[..., ir.Mode
     model = graph(text, w=RNG.standard_normal((4, 4, 1, 1), dtype=np.float32), **_affine(4))
     FuseConvBn()(model)
     assert isinstance(model.graph.initializers["w"].const_value, ir.LazyTensor)
+
+
+def test_statistics_of_another_type(rewrites: Callable[..., ir.Model]) -> None:
+    """Weights of float16 stay so beside statistics of float32, as opset 15 allows: onnxscript's rule mixed them."""
+    w = np.random.default_rng(2).standard_normal((4, 3, 3, 3)).astype(np.float16)
+    text = """g (float16[n,3,8,8] x) => (float16[n,4,6,6] y) {
+      a = Conv(x, w)
+      y = BatchNormalization(a, scale, shift, mean, var)
+    }"""
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float16)
+    model = rewrites(FuseConvBn(), text, feed={"x": x}, rtol=2e-2, w=w, **_affine(4))
+    assert _ops(model) == ["Conv"]
+    assert {value.dtype for value in model.graph[0].inputs if value is not None} == {ir.DataType.FLOAT16}

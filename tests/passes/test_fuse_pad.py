@@ -88,3 +88,85 @@ def test_an_integer_convolution_pads_with_its_zero_point(
     before = infer(model, x=x)[0]
     FusePad()(model)
     np.testing.assert_array_equal(infer(model, x=x)[0], before)
+
+
+POOLED = {
+    "average": "q = Pad(x, p) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "average that counts": "q = Pad(x, p) y = AveragePool<kernel_shape=[5,5], pads=[1,1,1,1], count_include_pad=1>(q)",
+    "average of VALID": 'q = Pad(x, p) y = AveragePool<kernel_shape=[4,4], strides=[2,1], auto_pad="VALID">(q)',
+    "average, with zeros": "q = Pad(x, p, zero) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "average, with axes": "q = Pad(x, some, , axes) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "maximum": "q = Pad(x, p, low) y = MaxPool<kernel_shape=[4,4], strides=[2,2]>(q)",
+    "maximum with padding": "q = Pad(x, p, low) y = MaxPool<kernel_shape=[5,5], pads=[1,0,1,2]>(q)",
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_pools(
+    name: str, rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]], image: np.ndarray
+) -> None:
+    text = f"g (float[n,3,8,8] x) => (float[n,3,h,v] y) {{ {POOLED[name]} }}"
+    arrays = {
+        "p": PADS, "zero": np.float32([0]), "low": np.array(-np.inf, np.float32), "some": np.array([2, 1, 0, 3]),
+        "axes": np.array([-1, 2]),
+    }  # fmt: skip
+    model = rewrites(FusePad(), text, feed={"x": image}, **arrays)
+    assert sum(ops(model).values()) == 1
+
+
+@pytest.mark.parametrize("op", ["Relu", "Sigmoid"])
+def test_zeros_before_a_maximum(
+    op: str, rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]], image: np.ndarray
+) -> None:
+    """The stem of a ResNet in Keras: zeros are no greater than what a Relu gives."""
+    text = (
+        f"g (float[n,3,8,8] x) => (float[n,3,h,v] y) {{ r = {op}(x) q = Pad(r, p) y = MaxPool<kernel_shape=[4,4]>(q) }}"
+    )
+    assert ops(rewrites(FusePad(), text, feed={"x": image - 3}, p=PADS)) == {op: 1, "MaxPool": 1}
+
+
+UNPOOLED = {
+    "ones": "q = Pad(x, p, one) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "reflect": 'q = Pad<mode="reflect">(x, p) y = AveragePool<kernel_shape=[4,4]>(q)',
+    "padding that is not counted": "q = Pad(x, p) y = AveragePool<kernel_shape=[4,4], pads=[1,1,1,1]>(q)",
+    "ceil_mode": "q = Pad(x, p) y = AveragePool<kernel_shape=[4,4], strides=[2,2], ceil_mode=1>(q)",
+    "dilations": "q = Pad(x, p, low) y = MaxPool<kernel_shape=[4,4], dilations=[2,2]>(q)",
+    "auto_pad": 'q = Pad(x, p) y = AveragePool<kernel_shape=[4,4], auto_pad="SAME_UPPER">(q)',
+    "a window of padding": "q = Pad(x, p) y = AveragePool<kernel_shape=[3,3]>(q)",
+    "zeros before a maximum": "q = Pad(x, p) y = MaxPool<kernel_shape=[4,4]>(q)",
+    "zeros behind a Tanh": "r = Tanh(x) q = Pad(r, p) y = MaxPool<kernel_shape=[4,4]>(q)",
+    "channels": "q = Pad(x, channels) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "crop": "q = Pad(x, crop) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "the caller's": "q = Pad(x, given) y = AveragePool<kernel_shape=[4,4]>(q)",
+    "used twice": """q = Pad(x, p) z = AveragePool<kernel_shape=[4,4]>(q) u = MaxPool<kernel_shape=[4,4]>(q)
+      y = Add(z, u)""",
+    "indices": "q = Pad(x, p, low) z, i = MaxPool<kernel_shape=[4,4]>(q) j = Cast<to=1>(i) y = Add(z, j)",
+}
+
+
+@pytest.mark.parametrize("name", UNPOOLED)
+def test_pools_that_pad_otherwise(name: str, graph: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
+    crop, channels = PADS.copy(), PADS.copy()
+    crop[2], channels[1] = -1, 1
+    text = f"g (float[n,3,8,8] x, int64[8] given) => (float[a,b,h,v] y) {{ {UNPOOLED[name]} }}"
+    low, one = np.array(-np.inf, np.float32), np.array(1, np.float32)
+    model = graph(text, p=PADS, low=low, one=one, crop=crop, channels=channels)
+    before = ops(model)
+    assert list(FusePad().near_misses(model))
+    assert not FusePad()(model).modified
+    assert ops(model) == before
+
+
+def test_pools_in_a_branch(
+    rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]], image: np.ndarray
+) -> None:
+    text = """g (bool c, float[n,3,8,8] x) => (float[n,3,h,v] y) {
+      o = Pad(x, p)
+      y = If(c) <
+        then_branch = t () => (float[n,3,h,v] a) { q = Pad(x, p) a = AveragePool<kernel_shape=[4,4]>(q) },
+        else_branch = e () => (float[n,3,h,v] b) { b = AveragePool<kernel_shape=[4,4]>(o) }
+      >
+    }"""
+    for condition in (True, False):
+        model = rewrites(FusePad(), text, feed={"c": np.array(condition), "x": image}, p=PADS)
+        assert ops(model)["Pad"] == 1

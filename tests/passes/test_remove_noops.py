@@ -153,3 +153,24 @@ def test_minus_zero_and_nan(rewrites: Callable[..., ir.Model]) -> None:
     x = np.array([[np.nan, np.inf, -np.inf, 0.0]], np.float32)
     text = "g (float[n,4] x) => (float[n,4] y) <float c = {1}> { a = Neg(x) b = Mul(a, c) y = Neg(b) }"
     rewrites(RemoveNoops(), text, feed={"x": x})
+
+
+@pytest.mark.parametrize("axes", [[0], [-1], [1, 3], [3, 1]])
+def test_unsqueeze_and_squeeze_undo_each_other(
+    axes: list[int], rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]], x: np.ndarray
+) -> None:
+    text = "g (float[n,4] x) => (float[n,4] y) { a = Neg(x) b = Unsqueeze(a, c) d = Squeeze(b, c) y = Neg(d) }"
+    model = rewrites(RemoveNoops(), text, feed={"x": x}, c=np.array(axes))
+    assert "Squeeze" not in ops(model)
+    text = (
+        "g (float[1,n,1,3,1] x) => (float[1,n,1,3,1] y) { a = Neg(x) b = Squeeze(a, c) d = Unsqueeze(b, c) y = Neg(d) }"
+    )
+    sized = {"[0]": [0], "[-1]": [-1], "[1, 3]": [0, 2], "[3, 1]": [2, 0]}[str(axes)]
+    feed = {"x": np.ones((1, 2, 1, 3, 1), np.float32)}
+    assert "Unsqueeze" not in ops(rewrites(RemoveNoops(), text, feed=feed, c=np.array(sized)))
+
+
+def test_squeeze_of_other_axes(keeps: Callable[..., ir.Model]) -> None:
+    text = "g (float[1,1,4] x, int64[1] e) => (float[a,b,c] z) { b = Unsqueeze(x, c) y = Squeeze(b, d) z = Neg(y) }"
+    keeps(RemoveNoops(), text, c=np.array([0]), d=np.array([2]))
+    keeps(RemoveNoops(), text.replace("(x, c)", "(x, e)").replace("(b, d)", "(b, e)"))
