@@ -39,12 +39,14 @@ class Report:
         after: the same of the result.
         passes: for each pass that ran: name, whether it modified the graph, nodes after it, seconds.
         skipped: name of each pass that was left out because it failed, and why.
+        checked: with `--check`, the sizes at which the result ran beside the source, and the largest errors.
     """
 
     before: dict[str, Any]
     after: dict[str, Any]
     passes: list[dict[str, Any]]
     skipped: dict[str, str] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def changed_by(self) -> list[str]:
@@ -101,13 +103,23 @@ def leaving_out(attempt: Callable[[dict[str, str]], T], *, strict: bool = False)
         try:
             return attempt(skipped)
         except BuildFailed as error:
-            name = error.stage.removeprefix(_STAGE)
-            if strict or not error.stage.startswith(_STAGE) or name in skipped:
+            name = killer(error)
+            if strict or not name or name in skipped:
                 raise
             skipped = {**skipped, name: error.what}
 
 
-def _chosen(recipe: Recipe) -> "tuple[Pass, ...]":
+def killer(error: BuildFailed) -> str:
+    """Returns the pass that ran when the worker died; empty where none did."""
+    return error.stage.removeprefix(_STAGE) if error.stage.startswith(_STAGE) else ""
+
+
+def chosen_passes(recipe: Recipe) -> "tuple[Pass, ...]":
+    """Returns the passes of a recipe, in order.
+
+    Raises:
+        UsageError: it names an unknown pass, option or preset.
+    """
     from .. import passes
 
     known = passes.names()
@@ -158,7 +170,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
 
     emit("stage", "optimize")
     reader = ir.load if recipe.own else read
-    chosen, model = _chosen(recipe), reader(source)
+    chosen, model = chosen_passes(recipe), reader(source)
     before, loads = size(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
         reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
@@ -168,7 +180,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     def load() -> "ir.Model":
         fresh = next(loads) or reader(source)
         if not recipe.trusted:
-            _forget_shapes(fresh)
+            forget_shapes(fresh)
         return fresh
 
     for thorough in (False, True):  # the full check after each pass only where the result is not valid
@@ -201,7 +213,7 @@ def _load_failure(path: Path) -> Exception | None:
     return None
 
 
-def _forget_shapes(model: "ir.Model") -> None:
+def forget_shapes(model: "ir.Model") -> None:
     """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
     from ..passes import all_nodes
 

@@ -26,6 +26,7 @@ __all__ = [
     "ORIGIN",
     "PRESETS",
     "BrokenGraph",
+    "InferShapes",
     "Pass",
     "StripMetadata",
     "all_graphs",
