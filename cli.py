@@ -259,12 +259,13 @@ def bisect(
     else:
         print(f"pass {fault.name or 'none'}\n  {fault.kind}: {fault.reason}")
         for node in fault.nodes:
-            print(f"  {node['operator']} {node['name']!r}", f"of {node['origin']}" if node["origin"] else "")
+            print(f"  {node['operator']} {node['name']!r}" + (f" of {node['origin']}" if node["origin"] else ""))
         if out and fault.command:
             print(f"see it again in {out}: {fault.command}")
     if fault is not None:
         what = f"pass {fault.name} {fault.kind}" if fault.name else "reading and writing changes the outputs"
-        print(f"planc: {source}: {what}. Leave it out with --skip {fault.name}", file=sys.stderr)
+        hint = f"Leave it out with --skip {fault.name}" if fault.name else "Please report it with the file"
+        print(f"planc: {source}: {what}. {hint}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -437,6 +438,7 @@ class _Progress:
         import logging
 
         self._status = None
+        self._last = ""
         if sys.stderr.isatty() and not logging.getLogger("planc").isEnabledFor(logging.DEBUG):
             from rich.console import Console
 
@@ -453,7 +455,8 @@ class _Progress:
             return
         if self._status and kind == "stage":
             self._status.update(str(value))
-        else:
+        elif value != self._last:
+            self._last = str(value)
             print(f"planc: {value}", file=sys.stderr, flush=True)
 
 
