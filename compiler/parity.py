@@ -200,7 +200,7 @@ def _points(model: "ir.Model", source: Source) -> tuple[tuple[TensorSpec, ...], 
     )
     dims = [*(Dim(name, SIZES, SIZES[1]) for name in free), *source.dims]
     usual = [point.sizes for point in points(dims)]
-    if len(dims) > 1:  # what takes one dimension for another shows where no two are equal
+    if sum(dim.min < dim.max for dim in dims) > 1:  # what takes one dimension for another shows where no two are equal
         usual.append(
             {dim.name: 3 + at if dim.name in free else dim.sizes[at % len(dim.sizes)] for at, dim in enumerate(dims)}
         )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,9 @@ def test_the_words_of_the_shape_language_bound_them(reference: Callable[..., lis
 
 
 def test_sums_of_sizes_are_what_they_say(reference: Callable[..., list[Golden]]) -> None:
-    text = 'g (float[past] p, float[seq] x, float["past + seq"] m) => (float[n] y) { c = Concat<axis=0>(p, x) y = Add(c, m) }'
+    text = """g (float[past] p, float[seq] x, float["past + seq"] m) => (float[n] y) {
+        c = Concat<axis=0>(p, x) y = Add(c, m)
+    }"""
     goldens = reference(text)
     assert _shapes(goldens, "m") == [(4,), (2,), (14,), (7,)]
     assert _shapes(reference(text, dims=["past=5"]), "m") == [(7,), (6,), (12,), (8,)]
@@ -65,7 +66,8 @@ def test_sums_of_sizes_are_what_they_say(reference: Callable[..., list[Golden]])
 def test_inputs_are_the_same_at_every_run_and_indices_are_rows(reference: Callable[..., list[Golden]]) -> None:
     text = """g (int64[n] ids, int32[n] types, int64[n] mask, float scale) => (float[n,2] y) {
         e = Gather(words, ids) t = Cast<to=7>(types) f = Gather(kinds, t) a = Add(e, f)
-        c = CastLike(mask, scale) d = Mul(c, scale) axes = Constant<value_ints=[1]>() u = Unsqueeze(d, axes) y = Mul(a, u)
+        c = CastLike(mask, scale) d = Mul(c, scale)
+        axes = Constant<value_ints=[1]>() u = Unsqueeze(d, axes) y = Mul(a, u)
     }"""
     weights = {"words": np.ones((90, 2), np.float32), "kinds": np.ones((3, 2), np.float32)}
     goldens = reference(text, weights, dims=["n=50..200@100"])
