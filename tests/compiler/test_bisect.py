@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 
 from planc.compiler._cut import smallest
+from planc.compiler.bisect import Trouble, _first
 from planc.passes import ORIGIN
 
 WRONG = """\
@@ -68,6 +69,20 @@ class ZeroAtSeven(Pass):
             made.replace_input_with(0, node.outputs[0])
             model.graph.insert_after(node, [size, same, other, factor, made])
         return each(model, "Erf", change)
+
+
+@dataclass(frozen=True)
+class NegateIf(Pass):
+    def call(self, model):
+        def change(node):
+            made = ir.node("Neg", [node.outputs[0]])
+            node.outputs[0].replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
+            made.replace_input_with(0, node.outputs[0])
+            if made.outputs[0].is_graph_output():
+                made.outputs[0].dtype, made.outputs[0].shape = node.outputs[0].dtype, node.outputs[0].shape
+                made.outputs[0].name, node.outputs[0].name = node.outputs[0].name, "inner"
+            model.graph.insert_after(node, made)
+        return each(model, "If", change)
 
 
 @dataclass(frozen=True)
@@ -282,6 +297,50 @@ def test_the_first_of_several_is_named(wrongly: Callable[..., Any]) -> None:
     for other in ("raise-at-softmax", "die-at-erf", "unknown-erf"):
         done = wrongly("bisect", "in.onnx", *_passes("shift-softmax", other), expect=1)
         assert done.stdout.startswith("pass shift-softmax\n  changes the outputs: output 'y' at batch=2, seq=2")
+
+
+NESTED = """<ir_version: 10, opset_import: ["": 20, "local": 1]>
+g (float16[n,4] x, bool flag) => (float16[n,4] y) {
+  a = Mul(x, half)
+  b = local.twice(a)
+  c = If(flag) <
+    then_branch = yes () => (float16[n,4] t) { u = Mul(a, b) t = Erf(u) },
+    else_branch = no () => (float16[n,4] e) { e = Identity(b) }
+  >
+  d = Cast<to=1>(c)
+  r = Erf(d)
+  y = Cast<to=10>(r)
+}
+<domain: "local", opset_import: ["": 20]>
+twice (v) => (w) { w = Add(v, v) }"""
+
+
+def test_subgraphs_functions_and_float16(wrongly: Callable[..., Any], folder: Path, onnx_file: Any) -> None:
+    """What an If computes becomes an input; then the If itself is cut out, with what its branches read."""
+    onnx_file(folder / "nested.onnx", NESTED, half=np.array(0.5, np.float16))
+    done = wrongly("bisect", "nested.onnx", "-o", "repro", *_passes("remove-noops", "erf-to-tanh"), expect=1)
+    assert done.stdout.startswith("pass erf-to-tanh\n  changes the outputs: output 'y' at n=2")
+    assert _operators(folder / "repro" / "before.onnx") == ["Erf"]
+    wrongly("bisect", "nested.onnx", "-o", "repro", *_passes("negate-if"), expect=1)
+    before = folder / "repro" / "before.onnx"
+    assert _operators(before) == ["If"]
+    assert [value.name for value in onnx.load(before).graph.input] == ["flag", "a", "b"]
+    wrongly("bisect", before, "--inputs", before.with_name("inputs.npz"), *_passes("negate-if"), expect=1)
+    wrongly("optimize", "nested.onnx", "-o", "o.onnx", "--check")
+
+
+@pytest.mark.parametrize("bad", [{1, 2, 3, 4}, {3, 4}, {4}, {2, 4}, {0, 1, 2, 3, 4}])
+def test_the_search_ends_at_a_list_that_is_fine_without_its_last(bad: set[int]) -> None:
+    """`bad` are the numbers of passes after which the outputs are wrong."""
+
+    class Fake:
+        def trouble(self, passes: Any) -> Trouble | None:
+            return Trouble("changes the outputs", len(passes), "") if len(passes) in bad else None
+
+    found = _first(cast(Any, Fake()), cast(Any, "abcd"))
+    assert found is not None
+    assert found.upto in bad
+    assert found.upto == 0 or found.upto - 1 not in bad
 
 
 def test_smallest_keeps_what_it_takes() -> None:
