@@ -63,7 +63,8 @@ def record(model: ir.Model, golden: Golden, load: "Load") -> Recording:
     ]
     told.graph.outputs.extend(copy for _, copy in pairs if not copy.is_graph_output())
     results = load(told)(golden.inputs)
-    arrays = {value: results[copy.name or ""] for value, copy in pairs}
+    found = {value: results[copy.name or ""] for value, copy in pairs}
+    arrays = {value: one for value, one in found.items() if isinstance(one, np.ndarray) and str(one.dtype) in DTYPES}
     for value in model.graph.inputs:
         if value.name in golden.inputs:
             arrays[value] = golden.inputs[value.name or ""]

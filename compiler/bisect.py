@@ -53,7 +53,7 @@ class Fault:
         name: the pass; empty where reading and writing the graph changes the outputs already.
         kind: what it does.
         reason: one line.
-        nodes: operator, name and origin (module path) of the nodes on which it does so; empty where it is not known.
+        nodes: operator, name (else that of its output) and origin (module path) of the nodes on which it does so; empty where it is not known.
         command: shows it again in the folder of the repro; empty where there is no repro.
     """
 
@@ -101,8 +101,8 @@ class Trial:
         self.emit("stage", "check")
         try:
             run = self.runner(model)
-        except Exception as error:
-            return Trouble(_LOADS, len(passes), one_line(words_of(error), 300))
+        except BuildFailed as error:
+            return Trouble(_LOADS, len(passes), one_line(error.what, 300))
         for golden in self.goldens:
             found, _ = parity.differences(run, [golden], self.tolerance)
             if found:
@@ -110,12 +110,22 @@ class Trial:
         return None
 
     def runner(self, model: "ir.Model") -> "parity.Run":
-        """Returns a function from inputs to outputs that runs the graph, which is written and spent by that."""
+        """Returns a function from inputs to outputs that runs the graph, which is written and spent by that.
+
+        Raises:
+            BuildFailed: ONNX Runtime does not load it, or it cannot be written.
+        """
         from .reference import runner
 
-        path = self.folder / "trial.onnx"
-        optimize.write(model, path, embed=True)
-        return runner(path)
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:  # not to keep the weights of every trial
+            path = Path(place) / "trial.onnx"
+            try:
+                optimize.write(model, path, embed=True)
+                return runner(path)
+            except OSError:  # the disk's fault, not the pass's
+                raise
+            except Exception as error:
+                raise BuildFailed(words_of(error).replace(str(path), "it")) from error
 
 
 def optimize_checked(
@@ -253,7 +263,11 @@ def _narrow(trial: Trial, passes: "Sequence[Pass]", trouble: Trouble) -> _Narrow
     *others, culprit = passes
     before, _, _ = optimize.apply(trial.load, others, emit=_without_notes(trial.emit))
     golden = next(one for one in trial.goldens if trouble.point in ("", one.label))
-    recording = record(before, golden, trial.runner)
+    try:
+        recording = record(before, golden, trial.runner)
+    except Exception as error:
+        trial.emit("note", f"no nodes: what flows between them cannot be recorded: {one_line(words_of(error), 200)}")
+        return None
     for helpers in ((), (InferShapes(),)):
         shown = (*helpers, culprit)
 
@@ -352,7 +366,8 @@ def _facts(node: "ir.Node") -> dict[str, str]:
     from ..passes import ORIGIN
 
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    return {"operator": operator, "name": node.name or "", "origin": node.metadata_props.get(ORIGIN, "")}
+    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    return {"operator": operator, "name": name or "", "origin": node.metadata_props.get(ORIGIN, "")}
 
 
 def _load(source: Path) -> "ir.Model":

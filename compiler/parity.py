@@ -102,6 +102,8 @@ def reference(check: Check, *, emit: Emit) -> "list[Golden]":
         )
     for label, reason in failures.items():
         emit("note", f"not compared at {label}: the source itself does not run there: {one_line(reason, 200)}")
+    for name in _numberless(found):
+        emit("note", f"output {name!r} is NaN or infinite throughout: give real inputs with --inputs FILE.npz")
     return found
 
 
@@ -161,6 +163,16 @@ def _require_repeatable(model: "ir.Model", path: Path, first: "Golden", again: "
         f"{path} cannot be checked: its output {found[0].output!r} differs from run to run{why}",
         hint="Export it in evaluation mode, or do without the check",
     )
+
+
+def _numberless(goldens: "Sequence[Golden]") -> list[str]:
+    """Names of the outputs without one finite number: of them little can be compared."""
+    import numpy as np
+
+    def finite(array: "np.ndarray") -> bool:
+        return array.dtype.kind != "f" or not array.size or bool(np.isfinite(array).any())
+
+    return [name for name in goldens[0].outputs if not any(finite(golden.outputs[name]) for golden in goldens)]
 
 
 def _feeds(model: "ir.Model", source: Source) -> "Iterator[tuple[str, dict[str, np.ndarray], bool]]":

@@ -244,6 +244,19 @@ def test_two_wrong_passes_are_both_left_out(wrongly: Callable[..., Any], folder:
         assert _operators(folder / f"o.onnx.repro-{name}" / "before.onnx") == [operator]
 
 
+def test_passes_that_go_wrong_in_every_way_cost_only_themselves(
+    wrongly: Callable[..., Any], folder: Path, infer: Callable[..., list[Any]]
+) -> None:
+    names = ("erf-to-tanh", "remove-noops", "die-at-erf", "unknown-erf", "raise-at-softmax", "merge-matmuls")
+    words = ("optimize", "in.onnx", "-o", "o.onnx", "--check", "--format", "json")
+    document = json.loads(wrongly(*words, *_passes(*names)).stdout)
+    assert set(document["skipped"]) == {"erf-to-tanh", "die-at-erf", "unknown-erf", "raise-at-softmax"}
+    assert [one["name"] for one in document["passes"]] == ["remove-noops", "merge-matmuls"]
+    feed = {"ids": np.array([[3, 40, 7]]), "mask": np.array([[1, 1, 0]])}
+    after, before = (infer(folder / name, **feed)[0] for name in ("o.onnx", "in.onnx"))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
 def test_strict_makes_it_a_gate_that_said_no(wrongly: Callable[..., Any], folder: Path) -> None:
     """The pass ran and its graph is valid: a comparison said no, which is exit code 1 also elsewhere."""
     words = ("optimize", "in.onnx", "-o", "o.onnx", "--check", "--strict")

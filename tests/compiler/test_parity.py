@@ -60,7 +60,7 @@ def test_sums_of_sizes_are_what_they_say(reference: Callable[..., list[Golden]])
     }"""
     goldens = reference(text)
     assert _shapes(goldens, "m") == [(4,), (2,), (14,), (7,)]
-    assert _shapes(reference(text, dims=["past=5"]), "m") == [(7,), (6,), (12,), (8,)]
+    assert _shapes(reference(text, dims=["past=5"]), "m") == [(7,), (6,), (12,)]
 
 
 def test_inputs_are_the_same_at_every_run_and_indices_are_rows(reference: Callable[..., list[Golden]]) -> None:
@@ -109,6 +109,14 @@ def test_sizes_at_which_the_source_does_not_run_are_told(
     assert [golden.label for golden in reference(text)] == ["n=2"]
     notes = [value for kind, value in told if kind == "note"]
     assert [note.partition(": ")[0] for note in notes] == ["not compared at n=1", "not compared at n=7"]
+
+
+def test_an_output_without_a_number_is_told(
+    reference: Callable[..., list[Golden]], told: list[tuple[str, Any]]
+) -> None:
+    reference("g (float[n] x) => (float[n] y, float[n] z) { s = Mul(x, x) m = Neg(s) y = Log(m) z = Log(x) }")
+    notes = [value for kind, value in told if kind == "note"]
+    assert [note.partition(":")[0] for note in notes] == ["output 'y' is NaN or infinite throughout"]
 
 
 def test_larger_sizes_where_no_usual_one_runs(reference: Callable[..., list[Golden]]) -> None:
