@@ -53,7 +53,8 @@ class Fault:
         name: the pass; empty where reading and writing the graph changes the outputs already.
         kind: what it does.
         reason: one line.
-        nodes: operator, name (else that of its output) and origin (module path) of the nodes on which it does so; empty where it is not known.
+        nodes: operator, name (else that of its output) and origin (module path) of the nodes on which it does so; empty
+            where it is not known.
         command: shows it again in the folder of the repro; empty where there is no repro.
     """
 
