@@ -374,18 +374,20 @@ def _facts(node: "ir.Node") -> dict[str, str]:
 def _load(source: Path) -> "ir.Model":
     from .frontends.onnx import read
 
-    model = read(source)
-    optimize.forget_shapes(model)
+    model = read(source, shapes=False)
+    for value in model.graph.outputs:
+        value.shape = None
     return model
 
 
 def _fresh(model: "ir.Model") -> "ir.Model":
     """Returns a copy that knows what a file tells: nothing of the shapes of inner values."""
+    from ..passes import all_nodes
+
     copy = model.clone()
-    stated = [value.shape for value in copy.graph.outputs]
-    optimize.forget_shapes(copy)
-    for value, shape in zip(copy.graph.outputs, stated, strict=True):
-        value.shape = shape
+    for node in all_nodes(copy):
+        for value in node.outputs:
+            value.shape = value.shape if value.is_graph_output() else None
     return copy
 
 

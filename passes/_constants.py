@@ -1,7 +1,10 @@
 """Small constants, read as arrays; large ones are never touched."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -61,3 +64,29 @@ def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Returns a tensor of its own on the same bytes of a file, which are unmapped when it goes; others as they are."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype,
+        shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
+    )  # fmt: skip
+
+
+def stored_bytes(tensor: ir.TensorProtocol, start: int, stop: int) -> tuple[str, bytes]:
+    """Returns the bytes of some of a tensor's elements, as they lie in memory or in a file, and "F" if by columns.
+
+    Those of a file are read, not mapped; a weight that is a transposed view of one is not copied.
+    """
+    if isinstance(tensor, ir.ExternalTensor):
+        with Path(tensor.path).open("rb") as file:
+            return "C", os.pread(file.fileno(), min(stop, tensor.nbytes) - start, (tensor.offset or 0) + start)
+    if tensor.dtype.bitwidth < 8 or sys.byteorder == "big":
+        return "C", tensor.tobytes()[start:stop]
+    array = tensor.numpy()
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    flat = (array.T if order == "F" else array).reshape(-1)
+    return order, flat[start // array.itemsize : stop // array.itemsize].tobytes()

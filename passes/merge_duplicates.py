@@ -1,15 +1,17 @@
 """Keeps one of several equal initializers and of several equal computations."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
+from ._constants import stored_bytes
 from ._walk import all_graphs
 
-_SAMPLE = 512
+_SAMPLE = 2048  # bytes
+_CHUNK = 1 << 20
 _MOST_ELEMENTS = 64  # of a tensor attribute that is compared
 _RANDOM = (
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -29,17 +31,20 @@ class MergeDuplicates(Pass):
 
 
 def _merge_initializers(graph: ir.Graph) -> bool:
-    """Compares only tensors of equal dtype, shape and first and last elements: most weights are never read."""
+    """Compares only tensors of equal dtype, shape and first and last bytes: most weights are never read."""
     modified = False
     groups: dict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         if tensor is None or value.is_graph_input() or value.is_graph_output() or tensor.dtype is ir.DataType.STRING:
             continue
-        array = tensor.numpy().reshape(-1)
-        sample = (tensor.dtype, tuple(tensor.shape), array[:_SAMPLE].tobytes(), array[-_SAMPLE:].tobytes())
+        if isinstance(tensor, ir.LazyTensor):  # computed when it is written
+            continue
+        size = tensor.nbytes
+        ends = stored_bytes(tensor, 0, _SAMPLE), stored_bytes(tensor, max(size - _SAMPLE, 0), size)
+        sample = (tensor.dtype, tuple(tensor.shape), *ends)
         for other in groups[sample]:
-            if array.size <= _SAMPLE or np.array_equal(_bits(other.const_value.numpy()), _bits(tensor.numpy())):  # type: ignore[union-attr]
+            if size <= _SAMPLE or _equal(tensor, other.const_value):
                 value.replace_all_uses_with(other)
                 del graph.initializers[value.name]  # type: ignore[arg-type]
                 modified = True
@@ -49,9 +54,11 @@ def _merge_initializers(graph: ir.Graph) -> bool:
     return modified
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The array's bytes: NaN equals NaN, and 0 differs from -0."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _equal(one: ir.TensorProtocol, other: ir.TensorProtocol | None) -> bool:
+    """Compares bytes: NaN equals NaN, and 0 differs from -0."""
+    assert other is not None
+    places = range(0, one.nbytes, _CHUNK)
+    return all(stored_bytes(one, at, at + _CHUNK) == stored_bytes(other, at, at + _CHUNK) for at in places)
 
 
 def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
@@ -59,27 +66,40 @@ def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
 
     Where both nodes give out a graph output, the later one becomes an Identity, so that both names live.
     """
-    modified = False
     first: dict[object, ir.Node] = {}
+    merged: list[ir.Node] = []
+    copies = False
     for node in graph:
         key = _key(node)
         if key is None or (found := first.setdefault(key, node)) is node:
             continue
-        for old, new in zip(node.outputs, found.outputs, strict=True):
-            if not old.is_graph_output():
-                old.replace_all_uses_with(new)
-            elif not new.is_graph_output():
+        if any(old.is_graph_output() and new.is_graph_output() for old, new in _pairs(node, found)):
+            copies |= len(node.outputs) == 1 and _become_copy(node, found.outputs[0])
+            continue
+        for old, new in _pairs(node, found):
+            if old.is_graph_output():
                 old.name, new.name = new.name, old.name
                 new.type, new.shape = new.type or old.type, new.shape if new.shape is not None else old.shape
-                old.replace_all_uses_with(new, replace_graph_outputs=True)
-            else:
-                copy = ir.node("Identity", [new])
-                copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = old.name, old.type, old.shape
-                graph.insert_before(node, copy)
-                old.replace_all_uses_with(copy.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        modified = True
-    return modified
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        merged.append(node)
+    if merged:
+        graph.remove(merged, safe=True)  # at once: each removal by itself looks at every output of the graph
+    return copies or bool(merged)
+
+
+def _pairs(node: ir.Node, other: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    return zip(node.outputs, other.outputs, strict=True)
+
+
+def _become_copy(node: ir.Node, source: ir.Value) -> bool:
+    """Makes the node an Identity of `source`; what uses its output uses `source`."""
+    node.op_type = "Identity"
+    node.attributes.clear()
+    node.resize_inputs(1)
+    node.replace_input_with(0, source)
+    for use in list(node.outputs[0].uses()):
+        use.node.replace_input_with(use.idx, source)
+    return True
 
 
 def _key(node: ir.Node) -> object:

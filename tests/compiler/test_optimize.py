@@ -263,3 +263,35 @@ def test_large_weights_are_not_loaded(onnx_file: Callable[..., Path], tmp_path: 
     (weight,) = model.graph.initializers.values()
     assert isinstance(weight.const_value, ir.ExternalTensor)
     assert len(weight.uses()) == 2
+
+
+LOOP = """<ir_version: 8, opset_import: ["": 18]>
+g (float[2] x) => (float[2] y) {
+  l = Loop(trips, go, zero) <
+    body = b (int64 i, bool c, float v) => (bool d, float w) { d = Identity(c) w = Add(v, one) }
+  >
+  y = Add(x, l)
+}"""
+PRODUCT = """<ir_version: 8, opset_import: ["": 18]>
+g (float[n,12000] x) => (float[n,12000] y) { p = MatMul(v, w) y = MatMul(x, p) }"""
+
+
+def test_what_would_take_hours_is_not_evaluated(
+    planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A constant Loop of 10^9 trips, and a constant product of 1.7 * 10^12 multiplications."""
+    numbers = {"zero": np.array(0, np.float32), "one": np.array(1, np.float32), "go": np.array(True)}
+    onnx_file(tmp_path / "loop.onnx", LOOP, trips=np.array(10**9), **numbers)
+    model = onnx.load(onnx_file(tmp_path / "product.onnx", PRODUCT))
+    size = 4 * 12000 * 12000
+    with (tmp_path / "w.data").open("wb") as file:
+        file.truncate(size)  # zeros that take no place
+    for name in ("v", "w"):
+        weight = model.graph.initializer.add(name=name, data_type=1, dims=[12000, 12000], data_location=1)
+        for key, value in (("location", "w.data"), ("offset", 0), ("length", size)):
+            weight.external_data.add(key=key, value=str(value))
+    onnx.save(model, tmp_path / "product.onnx")
+    for name, left in (("loop", {"Loop", "Add", "Identity"}), ("product", {"MatMul"})):
+        made = json.loads(planc("optimize", f"{name}.onnx", "-o", f"{name}.o", "--format", "json", cwd=tmp_path).stdout)
+        assert set(made["after"]["operators"]) == left
+        assert made["skipped"] == {}

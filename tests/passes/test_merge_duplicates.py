@@ -135,3 +135,16 @@ def test_text_inputs_and_outputs_stay(keeps: Callable[..., ir.Model]) -> None:
     same = np.ones(2, np.float32)
     model = keeps(MergeDuplicates(), text, v=same, w=same, o=same)
     assert _weights(model) == {"v", "w", "o"}
+
+
+def test_weights_by_rows_and_by_columns(graph: Callable[..., ir.Model]) -> None:
+    """The same bytes in another order are other weights; equal weights in another order are left alone."""
+    nodes = "a = MatMul(x, v) y = MatMul(a, w)"
+    text = f'<ir_version: 8, opset_import: ["": 18]> g (float[n,9] x) => (float[n,9] y) {{ {nodes} }}'
+    w = np.random.default_rng(0).standard_normal((9, 9)).astype(np.float32)
+    model = graph(text, v=w, w=w)
+    model.graph.initializers["v"].const_value = ir.Tensor(w.T, name="v")  # the bytes of w
+    assert not MergeDuplicates()(model).modified
+    model.graph.initializers["w"].const_value = ir.Tensor(w.copy().T, name="w")
+    assert MergeDuplicates()(model).modified
+    assert len(model.graph.initializers) == 1
