@@ -11,6 +11,7 @@ import typer
 from .compiler.errors import EXIT_CODES, BuildFailed, PlancError, UsageError, one_line
 
 if TYPE_CHECKING:
+    from .compiler.parity import Check
     from .compiler.recipe import Source
     from .compiler.worker import Emit, Limits
 
@@ -67,6 +68,10 @@ Tolerances = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What stdout carries.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks and worker output.")]
+OnnxFile = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")]
+Preset = Annotated[str, typer.Option("--preset", help="List of passes, by target family.")]
+Only = Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")]
+Skip = Annotated[list[str], typer.Option("--skip", metavar="NAME", help="Leave a pass out.")]
 
 
 @app.command("compile")
@@ -163,13 +168,20 @@ def export(
 
 @app.command()
 def optimize(
-    source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")],
+    source: OnnxFile,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The optimized ONNX file.")],
-    family: Annotated[str, typer.Option("--preset", help="List of passes, by target family.")] = "onnx",
-    only: Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")] = [],  # noqa: B006
-    skip: Annotated[list[str], typer.Option("--skip", metavar="NAME", help="Leave a pass out.")] = [],  # noqa: B006
+    family: Preset = "onnx",
+    only: Only = [],  # noqa: B006
+    skip: Skip = [],  # noqa: B006
     strict: Annotated[bool, typer.Option("--strict", help="A pass that fails fails the build.")] = False,
     keep_origin: Annotated[bool, typer.Option("--keep-origin", help="Nodes keep their PyTorch module path.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run IN and OUT; leave out each pass that changes the outputs.")
+    ] = False,
+    inputs: Inputs = [],  # noqa: B006
+    dims: Dims = [],  # noqa: B006
+    data: Data = None,
+    tolerance: Tolerances = [],  # noqa: B006
     overwrite: Overwrite = False,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
@@ -182,9 +194,18 @@ def optimize(
     from .compiler.optimize import Recipe
 
     recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True)
+    if not check and (inputs or dims or data or tolerance):
+        raise UsageError("--input, --dim, --inputs and --tolerance say how to check", hint="Add --check")
+    wanted = _check(source, inputs, dims, data, tolerance) if check else None
     with _Progress() as progress:
         status, report = pipeline.optimize_file(
-            source, out, recipe, limits=_limits(None, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+            source,
+            out,
+            recipe,
+            limits=_limits(None, time_limit, memory_limit),
+            check=wanted,
+            overwrite=overwrite,
+            on_event=progress,
         )
     if output_format == "json":
         _print_json({"status": status, "output": str(out), **vars(report)})
@@ -199,6 +220,53 @@ def optimize(
     print(f"changed by: {', '.join(dict.fromkeys(report.changed_by)) or 'no pass'}")
     for name, reason in report.skipped.items():
         print(f"left out {name}: {reason}")
+    if report.checked:
+        print(f"checked at {'; '.join(report.checked['points'])}: off by {report.checked['max_abs']:.3g} at most")
+
+
+@app.command()
+def bisect(
+    source: OnnxFile,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where the smallest repro goes.")
+    ] = None,
+    family: Preset = "onnx",
+    only: Only = [],  # noqa: B006
+    skip: Skip = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
+    dims: Dims = [],  # noqa: B006
+    data: Data = None,
+    tolerance: Tolerances = [],  # noqa: B006
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Find the first graph pass that changes the outputs, and the nodes on which it does."""
+    _set_up(output_format, debug)
+    from .compiler import pipeline
+    from .compiler.optimize import Recipe
+
+    recipe = Recipe(family, tuple(only), tuple(skip))
+    wanted = _check(source, inputs, dims, data, tolerance)
+    limits = _limits(None, time_limit, memory_limit)
+    with _Progress() as progress:
+        fault, facts = pipeline.bisect_file(source, out, recipe, wanted, limits=limits, on_event=progress)
+    if output_format == "json":
+        _print_json({"fault": vars(fault) if fault else None, **facts, "output": str(out) if out else None})
+    elif fault is None:
+        print(f"no pass changes the outputs: {facts['passes']} passes at {'; '.join(facts['points'])}")
+    else:
+        print(f"pass {fault.name or 'none'}\n  {fault.kind}: {fault.reason}")
+        for node in fault.nodes:
+            print(f"  {node['operator']} {node['name']!r}" + (f" of {node['origin']}" if node["origin"] else ""))
+        if out and fault.command:
+            print(f"see it again in {out}: {fault.command}")
+    if fault is not None:
+        what = f"pass {fault.name} {fault.kind}" if fault.name else "reading and writing changes the outputs"
+        hint = f"Leave it out with --skip {fault.name}" if fault.name else "Please report it with the file"
+        print(f"planc: {source}: {what}. {hint}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -370,6 +438,7 @@ class _Progress:
         import logging
 
         self._status = None
+        self._last = ""
         if sys.stderr.isatty() and not logging.getLogger("planc").isEnabledFor(logging.DEBUG):
             from rich.console import Console
 
@@ -386,7 +455,8 @@ class _Progress:
             return
         if self._status and kind == "stage":
             self._status.update(str(value))
-        else:
+        elif value != self._last:
+            self._last = str(value)
             print(f"planc: {value}", file=sys.stderr, flush=True)
 
 
@@ -404,6 +474,13 @@ def _limits(source: "Source | None", seconds: float, memory: str | None) -> "Lim
     from .compiler import recipe
 
     return recipe.limits(source, seconds, memory)
+
+
+def _check(source: Path, inputs: list[str], dims: list[str], data: Path | None, tolerance: list[str]) -> "Check":
+    from .compiler import recipe
+    from .compiler.parity import Check
+
+    return Check(recipe.source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -39,12 +39,14 @@ class Report:
         after: the same of the result.
         passes: for each pass that ran: name, whether it modified the graph, nodes after it, seconds.
         skipped: name of each pass that was left out because it failed, and why.
+        checked: with `--check`, the sizes at which the result ran beside the source, and the largest errors.
     """
 
     before: dict[str, Any]
     after: dict[str, Any]
     passes: list[dict[str, Any]]
     skipped: dict[str, str] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def changed_by(self) -> list[str]:
@@ -101,13 +103,23 @@ def leaving_out(attempt: Callable[[dict[str, str]], T], *, strict: bool = False)
         try:
             return attempt(skipped)
         except BuildFailed as error:
-            name = error.stage.removeprefix(_STAGE)
-            if strict or not error.stage.startswith(_STAGE) or name in skipped:
+            name = killer(error)
+            if strict or not name or name in skipped:
                 raise
             skipped = {**skipped, name: error.what}
 
 
-def _chosen(recipe: Recipe) -> "tuple[Pass, ...]":
+def killer(error: BuildFailed) -> str:
+    """Returns the pass that ran when the worker died; empty where none did."""
+    return error.stage.removeprefix(_STAGE) if error.stage.startswith(_STAGE) else ""
+
+
+def chosen_passes(recipe: Recipe) -> "tuple[Pass, ...]":
+    """Returns the passes of a recipe, in order.
+
+    Raises:
+        UsageError: it names an unknown pass, option or preset.
+    """
     from .. import passes
 
     known = passes.names()
@@ -157,7 +169,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
 
     emit("stage", "optimize")
     reader = partial(storage.load if recipe.own else read, source, shapes=recipe.trusted)
-    chosen, model = _chosen(recipe), reader()
+    chosen, model = chosen_passes(recipe), reader()
     before, loads = size(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
         reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
@@ -272,9 +284,17 @@ def _apply(
 
 
 def _check_fully(model: "ir.Model") -> None:
+    import onnx_ir as ir
     import onnx_ir.passes.common as common
 
-    common.CheckerPass()(model)
+    without = [value for value in model.graph.outputs if value.shape is None]
+    for value in without:  # the checker wants a shape, whichever: no pass is to blame that none was inferred
+        value.shape = ir.Shape([])
+    try:
+        common.CheckerPass()(model)
+    finally:
+        for value in without:
+            value.shape = None
 
 
 def write(model: "ir.Model", out: Path, *, embed: bool) -> None:

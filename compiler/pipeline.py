@@ -12,6 +12,7 @@ reported.
 import glob
 import json
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -28,8 +29,10 @@ from .worker import Emit, Limits
 
 if TYPE_CHECKING:
     from .backends import Built
+    from .bisect import Fault
     from .frontends import Exported
     from .optimize import Report
+    from .parity import Check
 
 MOST_GOLDEN_BYTES = 16 << 20
 _NEAR_TIE = 0.97
@@ -198,10 +201,13 @@ def optimize_file(
     chosen: optimize.Recipe,
     *,
     limits: Limits,
+    check: "Check | None" = None,
     overwrite: bool = False,
     on_event: Emit | None = None,
 ) -> tuple[str, "Report"]:
     """Runs graph passes from ONNX file to ONNX file, weights inside up to 1.8 GB; returns status and report.
+
+    With `check`, passes that change the outputs are left out as well; a repro of each is written beside `out`.
 
     Raises:
         PlancError: any class of the exit-code table.
@@ -210,8 +216,80 @@ def optimize_file(
     _require_ours(out, overwrite)
     with files.staging(out) as folder:
         staged = folder / out.name
-        report = optimize.optimize(source, staged, chosen, limits=limits, on_event=on_event)
+        if check is None:
+            report = optimize.optimize(source, staged, chosen, limits=limits, on_event=on_event)
+        else:
+            report = _optimize_checked(source, staged, out, chosen, check, limits, on_event)
         return _publish_file(staged, out, overwrite), report
+
+
+def bisect_file(
+    source: Path,
+    repro: Path | None,
+    chosen: optimize.Recipe,
+    check: "Check",
+    *,
+    limits: Limits,
+    on_event: Emit | None = None,
+) -> tuple["Fault | None", dict[str, Any]]:
+    """Returns the first pass that changes the outputs, or fails, and what was compared.
+
+    Args:
+        source: the ONNX file.
+        repro: where the repro goes, a folder; None for nowhere.
+        chosen: which passes.
+        check: what they run on.
+        limits: of each worker.
+        on_event: receives the stages.
+
+    Raises:
+        PlancError: any class of the exit-code table.
+    """
+    from . import bisect
+
+    files.require_file(source)
+    if repro is not None:
+        bisect.require_replaceable(repro)
+    with files.staging(repro) if repro is not None else tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        try:
+            found = worker.call(bisect.search, source, chosen, check, folder, "", limits=limits, on_event=on_event)
+        except BuildFailed as error:  # a pass crashed or hung: is one before it at fault?
+            if not (name := optimize.killer(error)):
+                raise
+            fault, facts = worker.call(
+                bisect.search, source, chosen, check, folder, name, limits=limits, on_event=on_event
+            )
+            found = fault or bisect.Fault(name, "kills its worker", error.what), facts
+        if repro is not None and (folder / "repro").is_dir():
+            files.publish(folder / "repro", repro)
+        return found
+
+
+def _optimize_checked(
+    source: Path,
+    staged: Path,
+    out: Path,
+    chosen: optimize.Recipe,
+    check: "Check",
+    limits: Limits,
+    on_event: Emit | None,
+) -> "Report":
+    """Optimizes in workers; repros of passes that changed the outputs are there also where that is an error."""
+    from . import bisect
+
+    def attempt(skipped: dict[str, str]) -> "Report":
+        return worker.call(
+            bisect.optimize_checked, source, staged, chosen, check, skipped, limits=limits, on_event=on_event
+        )
+
+    try:
+        report = optimize.leaving_out(attempt, strict=chosen.strict)
+    except GateFailed:
+        bisect.publish(staged.parent, out)
+        raise
+    bisect.publish(staged.parent, out)
+    return report
 
 
 def _export(work: Work, emit: Emit) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "ORIGIN",
     "PRESETS",
     "BrokenGraph",
+    "InferShapes",
     "Pass",
     "StripMetadata",
     "all_graphs",

@@ -102,7 +102,9 @@ def test_completion_imports_nothing_heavy(tmp_path: Path) -> None:
 # Output: text, JSON, colours, errors
 
 
-JSON_COMMANDS = ("targets", "doctor", "inspect", "inspect-onnx", "verify", "run", "compile", "export")
+JSON_COMMANDS = (
+    "targets", "doctor", "inspect", "inspect-onnx", "verify", "run", "compile", "export", "optimize", "bisect",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", JSON_COMMANDS)
@@ -120,6 +122,8 @@ def test_json_is_one_document_on_stdout(
         "run": ("run", ort_artifact, "--inputs", "in.npz"),
         "compile": ("compile", *model, "-t", "null", "-o", "art"),
         "export": ("export", *model, "-o", "out.onnx"),
+        "optimize": ("optimize", *model, "-o", "out.onnx", "--check"),
+        "bisect": ("bisect", *model),
     }[command]
     done = planc(*words, "--format", "json", cwd=tmp_path)
     document = json.loads(done.stdout)
@@ -133,6 +137,8 @@ def test_json_is_one_document_on_stdout(
         "run": {"outputs"},
         "compile": {"status", "output", "manifest", "report"},
         "export": {"status", "output", "facts", "reference"},
+        "optimize": {"status", "output", "before", "after", "passes", "skipped", "checked"},
+        "bisect": {"fault", "passes", "points", "output"},
     }[command]
     assert keys <= document.keys()
 

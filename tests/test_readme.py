@@ -49,7 +49,18 @@ def test_every_block_is_one_that_this_test_executes() -> None:
     commands = [command for block in blocks if block.language == "sh" for command in block.commands]
     assert [command for command in commands if not command.startswith("planc ")] == list(SET_UP)
     verbs = {command.split()[1] for command in commands if command.startswith("planc ")}
-    assert verbs == {"compile", "verify", "inspect", "run", "export", "optimize", "passes", "targets", "doctor"}
+    assert verbs == {
+        "compile",
+        "verify",
+        "inspect",
+        "run",
+        "export",
+        "optimize",
+        "passes",
+        "bisect",
+        "targets",
+        "doctor",
+    }
 
 
 @pytest.mark.slow

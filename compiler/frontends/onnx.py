@@ -51,7 +51,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     model = read(path)
     tensors = list(all_tensors(model))
     data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)} - {str(path.resolve())})
-    specs, dims = _bind(model, source)
+    specs, dims = bind(model, source)
     exported = folder / "model.onnx"
     weights = sum(tensor.nbytes for tensor in tensors)
     require_space(folder, weights)
@@ -251,7 +251,7 @@ def _bytes_of(path: Path, tensor: "onnx.TensorProto") -> int:
     return math.ceil(math.prod(int(size) for size in tensor.dims) * dtype.itemsize)
 
 
-def _bind(model: ir.Model, source: Source) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
+def bind(model: ir.Model, source: Source) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
     """Gives the inputs the shapes and dimension names of the user; returns specs and dims."""
     import onnx_ir.passes.common as common
 
