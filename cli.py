@@ -170,6 +170,9 @@ def optimize(
     skip: Annotated[list[str], typer.Option("--skip", metavar="NAME", help="Leave a pass out.")] = [],  # noqa: B006
     strict: Annotated[bool, typer.Option("--strict", help="A pass that fails fails the build.")] = False,
     keep_origin: Annotated[bool, typer.Option("--keep-origin", help="Nodes keep their PyTorch module path.")] = False,
+    explain: Annotated[
+        list[str], typer.Option("--explain", metavar="NAME", help="Say where a pass did not match.")
+    ] = [],  # noqa: B006
     overwrite: Overwrite = False,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
@@ -181,7 +184,7 @@ def optimize(
     from .compiler import pipeline
     from .compiler.optimize import Recipe
 
-    recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True)
+    recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True, explain=tuple(explain))
     with _Progress() as progress:
         status, report = pipeline.optimize_file(
             source, out, recipe, limits=_limits(None, time_limit, memory_limit), overwrite=overwrite, on_event=progress
@@ -199,6 +202,11 @@ def optimize(
     print(f"changed by: {', '.join(dict.fromkeys(report.changed_by)) or 'no pass'}")
     for name, reason in report.skipped.items():
         print(f"left out {name}: {reason}")
+    for name in explain:
+        for one in report.explained.get(name, ()):
+            print(f"{name}: no match at {one['origin'] or one['node']} ({one['op']}): {one['reason']}")
+        if not report.explained.get(name):
+            print(f"{name}: {'nothing left to match' if name in report.explained else 'did not run'}")
 
 
 @app.command()

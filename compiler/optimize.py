@@ -39,12 +39,14 @@ class Report:
         after: the same of the result.
         passes: for each pass that ran: name, whether it modified the graph, nodes after it, seconds.
         skipped: name of each pass that was left out because it failed, and why.
+        explained: for each pass that the recipe asks about: node, origin, operator and reason of its near misses.
     """
 
     before: dict[str, Any]
     after: dict[str, Any]
     passes: list[dict[str, Any]]
     skipped: dict[str, str] = field(default_factory=dict)
+    explained: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     @property
     def changed_by(self) -> list[str]:
@@ -65,6 +67,7 @@ class Recipe:
         embed: whether weights go into the file, up to what protobuf holds; else beside it.
         trusted: whether the shapes that the file states for inner values are true, as those of planc's own export.
         own: whether the file is one that planc wrote and checked, and the caller loads the result by itself.
+        explain: names of passes whose near misses go into the report.
     """
 
     family: str = "onnx"
@@ -75,6 +78,7 @@ class Recipe:
     embed: bool = False
     trusted: bool = False
     own: bool = False
+    explain: tuple[str, ...] = ()
 
 
 def optimize(source: Path, out: Path, recipe: Recipe, *, limits: Limits, on_event: Emit | None = None) -> Report:
@@ -111,9 +115,10 @@ def _chosen(recipe: Recipe) -> "tuple[Pass, ...]":
     from .. import passes
 
     known = passes.names()
-    for name in recipe.skip:
-        if name not in known:
-            raise UsageError(f"--skip {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
+    for option, given in (("--skip", recipe.skip), ("--explain", recipe.explain)):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{option} {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
     if recipe.family not in passes.PRESETS:
         raise UsageError(f"unknown preset {recipe.family!r}", hint=did_you_mean(recipe.family, passes.PRESETS))
     try:
@@ -178,8 +183,10 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             skipped=skipped,
             strict=recipe.strict,
             thorough=thorough,
+            explain=recipe.explain,
             emit=emit,
         )
+        near = {one["name"]: one.pop("near_misses") for one in done if "near_misses" in one}
         emit("stage", "write")
         for value, shape in zip(model.graph.outputs, stated, strict=True):
             value.shape = _restated(value.shape, shape)
@@ -187,7 +194,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             write(model, out, embed=recipe.embed)
         failure = None if recipe.own else _load_failure(out)
         if failure is None:
-            return Report(before, size(model), done, left_out)
+            return Report(before, size(model), done, left_out, near)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
 
 
@@ -229,6 +236,7 @@ def apply(
     skipped: Mapping[str, str] = MappingProxyType({}),
     strict: bool = False,
     thorough: bool = False,
+    explain: Sequence[str] = (),
     emit: Emit = lambda _kind, _value: None,
 ) -> "tuple[ir.Model, list[dict[str, Any]], dict[str, str]]":
     """Runs passes on a graph; after a failure, again from the start without the one that failed.
@@ -239,6 +247,7 @@ def apply(
         skipped: names that do not run, with the reason.
         strict: whether a failure is an error.
         thorough: whether the ONNX checker looks at the graph after each pass.
+        explain: names of passes after which their near misses are collected.
         emit: receives the stages.
 
     Returns:
@@ -250,7 +259,7 @@ def apply(
     left_out = dict(skipped)
     while True:
         model = load()
-        done, failed = _apply(model, [one for one in chosen if one.name not in left_out], thorough, emit)
+        done, failed = _apply(model, [one for one in chosen if one.name not in left_out], thorough, explain, emit)
         if failed is None:
             return model, done, left_out
         name, reason = failed
@@ -261,7 +270,7 @@ def apply(
 
 
 def _apply(
-    model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, emit: Emit
+    model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, explain: Sequence[str], emit: Emit
 ) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
     """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
     from ..passes import check, signature
@@ -288,7 +297,18 @@ def _apply(
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
+        if one.name in explain:
+            done[-1]["near_misses"] = _near_misses(one, model)
     return done, None
+
+
+def _near_misses(one: "Pass", model: "ir.Model") -> list[dict[str, str]]:
+    from ..passes import ORIGIN
+
+    return [
+        {"node": node.name or "", "origin": node.metadata_props.get(ORIGIN, ""), "op": node.op_type, "reason": reason}
+        for node, reason in one.near_misses(model)
+    ]
 
 
 def _check_fully(model: "ir.Model") -> None:

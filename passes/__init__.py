@@ -1,6 +1,8 @@
 """Graph passes. `PRESETS` is the only list: target family -> ordered passes."""
 
+import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 
 from ._base import ORIGIN, Pass
@@ -65,8 +67,13 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 
 def names() -> dict[str, type[Pass]]:
     """Returns all passes by name, sorted."""
-    found = {cls().name: cls for cls in Pass.__subclasses__()}
+    found = {cls().name: cls for cls in _kinds(Pass)}  # type: ignore[type-abstract]
     return dict(sorted(found.items()))
+
+
+def _kinds(cls: type[Pass]) -> Iterator[type[Pass]]:
+    for one in cls.__subclasses__():
+        yield from _kinds(one) if inspect.isabstract(one) else (one,)
 
 
 def parse(text: str) -> Pass:

@@ -77,3 +77,14 @@ def test_a_conv_that_others_read_too_stays_right(
     FuseConvBn()(model)
     for was, now in zip(before, infer(model, x=image), strict=True):
         np.testing.assert_allclose(now, was, rtol=1e-4, atol=1e-5)
+
+
+def test_near_misses(graph: Callable[..., ir.Model], image: np.ndarray) -> None:
+    text = """g (float[n,3,8,8] x) => (float[n,3,8,8] y) {
+      a = %s(x)
+      y = BatchNormalization%s(a, scale, shift, mean, var)
+    }"""
+    ((node, reason),) = FuseConvBn().near_misses(graph(text % ("Relu", ""), **_affine(3)))
+    assert (node.op_type, reason) == ("BatchNormalization", "OpType mismatch: expected Conv, got Relu.")
+    ((_, reason),) = FuseConvBn().near_misses(graph(text % ("Relu", "<training_mode=1>"), **_affine(3)))
+    assert "training mode" in reason

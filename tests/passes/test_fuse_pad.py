@@ -88,3 +88,11 @@ def test_an_integer_convolution_pads_with_its_zero_point(
     before = infer(model, x=x)[0]
     FusePad()(model)
     np.testing.assert_array_equal(infer(model, x=x)[0], before)
+
+
+def test_near_misses(graph: Callable[..., ir.Model]) -> None:
+    model = graph(_text('q = Pad<mode="reflect">(x, p) y = Conv(q, w)'), p=PADS, w=_weights())
+    ((node, reason),) = FusePad().near_misses(model)
+    assert node.op_type == "Conv"
+    assert "mode must be 'constant'" in reason
+    assert list(FusePad().near_misses(graph(_text("y = Conv(x, w)"), w=_weights()))) == []
