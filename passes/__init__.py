@@ -22,6 +22,7 @@ from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
+from .simplify_attention import SimplifyAttention
 from .strip_metadata import StripMetadata
 from .upgrade_opset import UpgradeOpset
 
@@ -51,6 +52,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         InferShapes(),
         FoldShapes(),
         RemoveNoops(),
+        SimplifyAttention(),
         RemoveUnused(),  # what is dead uses the middle of chains, too
         MergeChains(),
         RemoveNoops(),

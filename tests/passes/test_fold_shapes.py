@@ -195,7 +195,7 @@ def test_a_loop_whose_state_grows(same: Same) -> None:
 
 
 def test_sizes_go_through_what_moves_data(graph: Callable[..., ir.Model], infer: Callable[..., list[Any]]) -> None:
-    """A class token before the patches, an embedding and a split keep the name of the batch, so that heads are known."""
+    """A class token before the patches, an embedding and a split keep the name of the batch: heads are known."""
     text = """g (float[n,3,4] x, int64[n,3] ids) => (float[] y, float[] z) {
       s = Shape<start=0, end=1>(x)
       l = Concat<axis=0>(s, one, four)
