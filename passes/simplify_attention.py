@@ -122,8 +122,12 @@ def _transpose(anchor: ir.Node) -> Fused:
     last = user(anchor.outputs[0], "Reshape")
     x = first.inputs[0]
     sizes, flat, result = (_sizes(value) for value in (x, first.outputs[0], last.outputs[0]))
+    swapped = [*sizes[:2], *sizes[2:][::-1]]
     require(len(sizes) == 4 and flat[1:] == sizes[2:], f"{text(x)} becomes {text(first.outputs[0])}")
-    require(result == [*sizes[:2], sizes[3], sizes[2]], f"{text(x)} becomes {text(last.outputs[0])} at last")
+    other = [one for one, size in zip(result, swapped, strict=False) if one != size]
+    require(  # where all but one are equal that one is, too: the elements are as many
+        len(result) == 4 and len(other) <= 1, f"{text(x)} becomes {text(last.outputs[0])} at last"
+    )
     return single(last, "Transpose", [x], attributes={"perm": [0, 1, 3, 2]})
 
 
@@ -131,11 +135,9 @@ def _is_swap(node: ir.Node) -> bool:
     return tuple(node.attributes.get_ints("perm", ())) == (0, 2, 1)
 
 
-def _sizes(value: ir.Value | None) -> list[int | str]:
-    """Returns the sizes of a value, numbers or names; raises Miss where one is neither."""
-    sizes = [
-        size if isinstance(size, int) else size.value for size in (value.shape if value is not None else None) or ()
-    ]
-    known = [size for size in sizes if size is not None]
-    require(known and len(known) == len(sizes), f"the sizes of {text(value)} are not known")
-    return known
+def _sizes(value: ir.Value | None) -> list[object]:
+    """Returns the sizes of a value; one without a number or a name equals no other."""
+    shape = value.shape if value is not None else None
+    require(shape is not None, f"the rank of {text(value)} is not known")
+    sizes = [size if isinstance(size, int) else size.value for size in shape or ()]
+    return [size if size is not None else object() for size in sizes]
