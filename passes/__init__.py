@@ -12,6 +12,7 @@ from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
 from .fuse_conv_bn import FuseConvBn
 from .fuse_gelu import FuseGelu
+from .fuse_hard_swish import FuseHardSwish
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .infer_shapes import InferShapes
@@ -59,6 +60,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
         FusePad(),
         FuseConvBn(),
         FuseGelu(),
+        FuseHardSwish(),
         FuseLayerNorm(),
         MergeMatmuls(),
         LiftConstants(),
