@@ -39,8 +39,8 @@ class Fusion(Pass):
     opset: ClassVar[int] = 1
 
     @abstractmethod
-    def match(self, anchor: ir.Node) -> Fused:
-        """Returns what replaces the pattern around `anchor`; changes nothing.
+    def match(self, anchor: ir.Node, opset: int, /) -> Fused:
+        """Returns what replaces the pattern around `anchor`, in a graph of that opset; changes nothing.
 
         Raises:
             Miss: no pattern of this pass is there; the reason names what is there instead.
@@ -50,10 +50,11 @@ class Fusion(Pass):
         """Fuses in place."""
         modified = False
         for graph, anchor in self._found(model):
-            if anchor.graph is not graph or _opset(model, graph) < self.opset:
+            opset = _opset(model, graph)
+            if anchor.graph is not graph or opset < self.opset:
                 continue  # gone with a pattern before it
             try:
-                fused = self.match(anchor)
+                fused = self.match(anchor, opset)
             except Miss:
                 continue
             _put(model, graph, fused)
@@ -63,11 +64,11 @@ class Fusion(Pass):
     def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
         """Yields each anchor that is left, and why no pattern matches there."""
         for graph, anchor in self._found(model):
-            if (have := _opset(model, graph)) < self.opset:
-                yield anchor, f"the graph is of opset {have}, the fused operator of {self.opset}"
+            if (opset := _opset(model, graph)) < self.opset:
+                yield anchor, f"the graph is of opset {opset}, the fused operator of {self.opset}"
                 continue
             try:
-                fused = self.match(anchor)
+                fused = self.match(anchor, opset)
             except Miss as miss:
                 yield anchor, str(miss)
             else:

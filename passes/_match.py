@@ -84,16 +84,23 @@ def expect(node: ir.Node | None, *op_types: str) -> ir.Node:
     return node
 
 
+def source(value: ir.Value | None, *op_types: str) -> ir.Node:
+    """Returns the node that computes `value`, whoever needs it.
+
+    Raises:
+        Miss: it is none of `op_types`.
+    """
+    return expect(value.producer() if value is not None else None, *op_types)
+
+
 def maker(value: ir.Value | None, *op_types: str) -> ir.Node:
     """Returns the node that computes `value`; nothing else needs the value.
 
     Raises:
         Miss: something else needs it, or the node is none of `op_types`.
     """
-    node = expect(value.producer() if value is not None else None, *op_types)
-    assert value is not None
-    if not only_use(value):
-        raise Miss(f"{text(value)} is needed outside of the pattern")
+    node = source(value, *op_types)
+    require(only_use(value), f"{text(value)} is needed outside of the pattern")
     return node
 
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from ._base import Miss
 from ._constants import constant, free_constant, scalar
-from ._match import beside, expect, orders, require, text, user
+from ._match import beside, orders, require, source, text, user
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 """Wider ones would lose digits: the fused operators compute the statistics in float32."""
@@ -18,10 +18,14 @@ class Norm:
         self.nodes: list[ir.Node] = []
         self.sizes: list[int] = []
 
-    def take(self, node: ir.Node | None, *op_types: str) -> ir.Node:
-        """Adds the node to the pattern, if it is one of `op_types`; raises Miss otherwise."""
-        self.nodes.append(expect(node, *op_types))
-        return self.nodes[-1]
+    def take(self, value: ir.Value | None, *op_types: str) -> ir.Node:
+        """Adds the node that computes the value to the pattern; raises Miss unless it is one of `op_types`."""
+        return self.note(source(value, *op_types))
+
+    def note(self, node: ir.Node) -> ir.Node:
+        """Adds a node to the pattern."""
+        self.nodes.append(node)
+        return node
 
     def close(self, last: ir.Node) -> None:
         """Raises Miss where something outside of the pattern needs a value from its inside."""
@@ -33,7 +37,7 @@ class Norm:
 
     def mean(self, value: ir.Value | None) -> ir.Value:
         """Returns y for ReduceMean(y) over its last axes that keeps them as ones; notes their sizes."""
-        node = self.take(_maker(value), "ReduceMean")
+        node = self.take(value, "ReduceMean")
         found, axes = node.inputs[0], _axes(node)
         require(found is not None and found.shape is not None, f"the rank of {text(found)} is not known")
         assert found is not None and found.shape is not None
@@ -53,7 +57,7 @@ class Norm:
 
     def square(self, value: ir.Value | None) -> ir.Value:
         """Returns y for y * y, or y ** 2."""
-        node = self.take(_maker(value), "Mul", "Pow")
+        node = self.take(value, "Mul", "Pow")
         base, other = node.inputs
         squared = scalar(other) == 2 if node.op_type == "Pow" else base is other
         require(squared and base is not None, f"{text(value)} is no square")
@@ -62,7 +66,7 @@ class Norm:
 
     def root(self, anchor: ir.Node) -> tuple[ir.Value, float]:
         """Returns y and epsilon for Sqrt(y + epsilon)."""
-        total = self.take(_maker(self.take(anchor, "Sqrt").inputs[0]), "Add")
+        total = self.take(self.note(anchor).inputs[0], "Add")
         for value, other in orders(total):
             number = scalar(other)
             if value is not None and number is not None and scalar(value) is None:
@@ -71,12 +75,12 @@ class Norm:
 
     def divided(self, root: ir.Value) -> tuple[ir.Node, ir.Value | None]:
         """Returns the node that divides by the root and what it divides, for y / root and y * (1 / root)."""
-        node = self.take(user(root, "Div", "Reciprocal"), "Div", "Reciprocal")
+        node = self.note(user(root, "Div", "Reciprocal"))
         top = node.inputs[0]
         if node.op_type == "Div" and node.inputs[1] is root and scalar(top) != 1:
             return node, top
         require(node.op_type == "Reciprocal" or node.inputs[1] is root, f"{text(root)} is divided, not the divisor")
-        product = self.take(user(node.outputs[0], "Mul"), "Mul")
+        product = self.note(user(node.outputs[0], "Mul"))
         return product, beside(product, node.outputs[0])
 
     def parameter(self, value: ir.Value | None) -> ir.Value | None:
@@ -110,10 +114,6 @@ class Norm:
         """Returns a scale that changes nothing, of the dtype of `like`."""
         assert like.dtype is not None
         return free_constant(f"{like.name}_ones", np.ones(self.sizes, like.dtype.numpy()))
-
-
-def _maker(value: ir.Value | None) -> ir.Node | None:
-    return value.producer() if value is not None else None
 
 
 def _axes(node: ir.Node) -> list[int] | None:

@@ -22,7 +22,7 @@ class FuseGelu(Fusion):
     anchors: ClassVar[frozenset[str]] = frozenset({"Erf", "Tanh"})
     opset: ClassVar[int] = 20
 
-    def match(self, anchor: ir.Node) -> Fused:
+    def match(self, anchor: ir.Node, _opset: int, /) -> Fused:
         """Goes up from the curve to x, then down through the products, whatever their order."""
         tanh = anchor.op_type == "Tanh"
         x = _base_of_tanh(anchor) if tanh else _scaled(anchor.inputs[0], 1 / math.sqrt(2))

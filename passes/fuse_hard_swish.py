@@ -26,7 +26,7 @@ class FuseHardSwish(Fusion):
     anchors: ClassVar[frozenset[str]] = frozenset({"Clip", "HardSigmoid"})
     opset: ClassVar[int] = 14
 
-    def match(self, anchor: ir.Node) -> Fused:
+    def match(self, anchor: ir.Node, _opset: int, /) -> Fused:
         """Goes up from the gate to x, then down through the product."""
         x = _gated(anchor) if anchor.op_type == "HardSigmoid" else _clipped(anchor)
         require(x.dtype is ir.DataType.FLOAT, f"{text(x)} is not float32")

@@ -22,7 +22,7 @@ class FuseLayerNorm(Fusion):
     anchors: ClassVar[frozenset[str]] = frozenset({"Sqrt"})
     opset: ClassVar[int] = 17
 
-    def match(self, anchor: ir.Node) -> Fused:
+    def match(self, anchor: ir.Node, _opset: int, /) -> Fused:
         """Goes up from the square root to x, then down through division, scale and bias."""
         norm = Norm()
         variance, epsilon = norm.root(anchor)
@@ -40,7 +40,7 @@ class FuseLayerNorm(Fusion):
 
 def _uncentered(norm: Norm, value: ir.Value | None) -> ir.Value:
     """Returns x for x - mean(x)."""
-    difference = norm.take(value.producer() if value is not None else None, "Sub")
+    difference = norm.take(value, "Sub")
     x, mean = difference.inputs
     if x is None or norm.mean(mean) is not x:
         raise Miss(f"{text(mean)} is not the mean of {text(x)}")
@@ -53,6 +53,6 @@ def _unscaled(norm: Norm, top: ir.Value | None, x: ir.Value) -> tuple[ir.Value |
     for value, other in orders(product) if product is not None else ():
         difference = producer(value, "Sub")
         if difference is not None and difference.inputs[0] is x and (scale := norm.parameter(other)) is not None:
-            norm.take(product, "Mul")
+            norm.take(top, "Mul")
             return value, scale
     return top, None

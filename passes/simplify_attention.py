@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ._base import Miss
 from ._constants import constant, free_constant, scalar
 from ._fusion import Fused, Fusion, single
-from ._match import beside, expect, maker, orders, producer, require, text, user
+from ._match import beside, maker, orders, producer, require, source, text, user
 
 _DEEPEST = 8
 
@@ -30,7 +30,7 @@ class SimplifyAttention(Fusion):
 
     anchors: ClassVar[frozenset[str]] = frozenset({"IsNaN", "Softmax", "Transpose"})
 
-    def match(self, anchor: ir.Node) -> Fused:
+    def match(self, anchor: ir.Node, _opset: int, /) -> Fused:
         """Looks for the part that the anchor marks."""
         if anchor.op_type == "Transpose":
             return _transpose(anchor)
@@ -46,7 +46,7 @@ class SimplifyAttention(Fusion):
 def _guard(anchor: ir.Node) -> Fused:
     """Matches Where(IsNaN(p), 0, p) of a p without NaN."""
     weights = anchor.inputs[0]
-    softmax = expect(producer(weights, "Softmax"), "Softmax")
+    softmax = source(weights, "Softmax")
     where = user(anchor.outputs[0], "Where")
     require(where.inputs[2] is weights and weights is not None, f"Where gives another value than {text(weights)}")
     assert weights is not None
@@ -94,7 +94,7 @@ def _scale(anchor: ir.Node) -> Fused:
     total = producer(scores, "Add")
     if total is not None:
         scores = next((one for one in total.inputs if producer(one, "MatMul")), scores)
-    product = expect(producer(scores, "MatMul"), "MatMul")
+    product = source(scores, "MatMul")
     (query, left), (key, right) = (_scaled(value) for value in product.inputs)
     factor = free_constant(f"{query.name}_scale", np.array(left * right, np.float32))
     scaled = ir.node("Mul", [query, factor])

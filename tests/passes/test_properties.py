@@ -165,6 +165,34 @@ def gelu(build: Builder) -> None:
     build.node("Mul", [product, build.constant(0.5)], shape)
 
 
+def norm(build: Builder) -> None:
+    """Layer normalization, or its half without the mean."""
+    value = build.any_value(2)
+    shape = build.values[value]
+    if not isinstance(shape[-1], int):
+        return
+    kept = (*shape[:-1], 1)
+    base = value
+    if build.draw(st.booleans()):
+        base = build.node("Sub", [value, build.node("ReduceMean", [value, build.ints(-1)], kept)], shape)
+    mean = build.node("ReduceMean", [build.node("Mul", [base, base], shape), build.ints(-1)], kept)
+    root = build.node("Sqrt", [build.node("Add", [mean, build.constant(1e-2)], kept)], kept)
+    if build.draw(st.booleans()):
+        made = build.node("Div", [base, root], shape)
+    else:
+        made = build.node("Mul", [base, build.node("Reciprocal", [root], kept)], shape)
+    scaled = build.node("Mul", [made, build.random(shape[-1])], shape)
+    build.node("Add", [scaled, build.random(shape[-1])], shape)
+
+
+def hard_swish(build: Builder) -> None:
+    value = build.any_value()
+    shape = build.values[value]
+    moved = build.node("Add", [value, build.constant(3)], None)
+    clipped = build.node("Clip", [moved, build.constant(0), build.constant(6)], None)
+    build.node("Div", [build.node("Mul", [value, clipped], None), build.constant(6)], shape)
+
+
 def twice(build: Builder) -> None:
     """The same computation once more."""
     known = [node for node in build.nodes if node.op_type != "If" and node.output[0] in build.values]
@@ -199,7 +227,7 @@ def branch(build: Builder) -> None:
 
 
 STEPS = (
-    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, twice, branch,
+    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, norm, hard_swish, twice, branch,
 )  # fmt: skip
 
 
