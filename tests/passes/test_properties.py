@@ -26,6 +26,7 @@ class Builder:
     """A graph in the making: values by name with their shapes, the first dimension of x being n."""
 
     draw: Draw
+    opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     defaults: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -63,6 +64,13 @@ class Builder:
 
     def ints(self, *numbers: int) -> str:
         return self.constant(numbers, np.int64)
+
+    def mean(self, value: str) -> str:
+        """Over the last axis, which becomes 1."""
+        shape = (*self.values[value][:-1], 1)
+        if self.opset < 18:
+            return self.node("ReduceMean", [value], shape, axes=[-1])
+        return self.node("ReduceMean", [value, self.ints(-1)], shape)
 
     def random(self, *shape: int) -> str:
         seed = self.draw(st.integers(0, 2))  # few: equal weights happen
@@ -174,8 +182,8 @@ def norm(build: Builder) -> None:
     kept = (*shape[:-1], 1)
     base = value
     if build.draw(st.booleans()):
-        base = build.node("Sub", [value, build.node("ReduceMean", [value, build.ints(-1)], kept)], shape)
-    mean = build.node("ReduceMean", [build.node("Mul", [base, base], shape), build.ints(-1)], kept)
+        base = build.node("Sub", [value, build.mean(value)], shape)
+    mean = build.mean(build.node("Mul", [base, base], shape))
     root = build.node("Sqrt", [build.node("Add", [mean, build.constant(1e-2)], kept)], kept)
     if build.draw(st.booleans()):
         made = build.node("Div", [base, root], shape)
@@ -227,13 +235,14 @@ def branch(build: Builder) -> None:
 
 
 STEPS = (
-    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, norm, hard_swish, twice, branch,
+    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, norm, hard_swish, twice,
+    branch,
 )  # fmt: skip
 
 
 @st.composite
 def models(draw: Draw) -> onnx.ModelProto:
-    build = Builder(draw, values={"x": ("n", 4), "z": ("n", 4)})
+    build = Builder(draw, draw(st.sampled_from((17, 20))), values={"x": ("n", 4), "z": ("n", 4)})
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=14)):
         step(build)
     made = [name for name in build.values if name not in ("x", "z")]
@@ -244,9 +253,7 @@ def models(draw: Draw) -> onnx.ModelProto:
     inputs += [helper.make_tensor_value_info("which", TensorProto.BOOL, ()), *build.defaults]
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, build.values[name]) for name in outputs]
     graph = helper.make_graph(build.nodes, "g", inputs, infos, build.weights)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", draw(st.sampled_from((17, 20))))], ir_version=8
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", build.opset)], ir_version=8)
 
 
 def _feeds(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
