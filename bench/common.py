@@ -49,6 +49,11 @@ class Case:
         command = [PLANC, "export", f"bench/models.py:{self.model}", *shapes, "-o", out]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def export_by_torchscript(self, out: Path) -> None:
+        """Runs the old exporter, constant folding off."""
+        command = [sys.executable, "-m", "bench._torchscript", self.model, out, *self.inputs, *self.dims]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
 
 _IDS = ("input_ids=int64[batch,seq]:0..30521", "attention_mask=int64[batch,seq]:1..1")
 _IMAGES = ("x=float32[batch,3,224,224]",)
@@ -57,6 +62,12 @@ RESNET50 = Case("ResNet-50 (random weights), batch 1 of 1..8", "resnet50", _IMAG
 EFFICIENTNET = Case("EfficientNet-Lite0, batch 1 of 1..8", "efficientnet_lite0", _IMAGES, ("batch=1..8@1",))
 VIT = Case("ViT-S/16 (random weights), batch 1 of 1..8", "vit", _IMAGES, ("batch=1..8@1",))
 MINILM = Case("MiniLM-L6, batch 1 of 1..8, sequence 128 of 8..256", "minilm", _IDS, ("batch=1..8@1", "seq=8..256@128"))
+GPT2 = Case(
+    "GPT-2 of 6 layers (random weights), a step with 64 of 1..512 tokens in the KV cache",
+    "gpt2_step",
+    ("ids=int64[batch,1]:0..50256", "past=float32[6,2,batch,6,past,64]"),
+    ("batch=1..4@1", "past=1..512@64"),
+)
 MINILM_FIXED = Case("MiniLM-L6 compiled for batch 1, sequence 128 only", "minilm", _IDS, ("batch=1", "seq=128"))
 
 

@@ -59,6 +59,29 @@ def vit() -> nn.Module:
     return _Images(net)
 
 
+def gpt2_step() -> nn.Module:
+    """GPT-2 of 6 layers (30M parameters) with random weights and a tied head: one step of decoding with a KV cache."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return _Step(GPT2LMHeadModel(GPT2Config(n_layer=6, n_embd=384, n_head=6)))
+
+
+class _Step(nn.Module):
+    """Gives a decoder its cache as one tensor, [layers, 2, batch, heads, past, width], and returns it grown."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, ids: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        from transformers import DynamicCache
+
+        cache = DynamicCache([(keys, values) for keys, values in past])
+        logits = self.net(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        return logits, torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
+
+
 class _Images(nn.Module):
     """Gives a transformers model images under the name x."""
 

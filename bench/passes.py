@@ -1,7 +1,8 @@
 """`planc optimize` beside onnxsim, onnxslim, onnxscript.optimizer and ONNX Runtime's offline optimizer.
 
-Whole processes, in turns: wall time, CPU time, peak memory of the largest process; then the nodes of the results and
-their latency in ONNX Runtime and OpenVINO. The peers live in an environment of their own:
+Whole processes, in turns: wall time, CPU time, peak memory of the largest process; then the nodes of the results, how
+far their outputs are from those of the raw export, and their latency in ONNX Runtime and OpenVINO. The peers live in
+an environment of their own:
 
     python3.11 -m venv .venv-peers
     .venv-peers/bin/pip install onnxsim==0.8.1 onnxslim==0.1.98 onnxscript==0.7.2 onnxruntime==1.31.1
@@ -9,6 +10,7 @@ their latency in ONNX Runtime and OpenVINO. The peers live in an environment of 
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,12 +25,13 @@ import onnx
 
 from planc.compiler.bench import interleaved
 
-from .common import EFFICIENTNET, MINILM, PLANC, RESNET50, ROOT, VIT, Case, print_table
+from .common import EFFICIENTNET, GPT2, MINILM, PLANC, RESNET50, ROOT, VIT, print_table
 
 PEERS = ("onnxsim", "onnxslim", "onnxscript", "onnxruntime")
 PYTHON = ROOT / ".venv-peers/bin/python"
-CASES = (RESNET50, EFFICIENTNET, MINILM, VIT)
+CASES = (RESNET50, EFFICIENTNET, MINILM, VIT, GPT2)
 ROUNDS = 3
+BIG_BYTES = 3_200_000_000
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ def main(*, threads: int = 0) -> None:
         print(f"\nNot measured: no {PYTHON.relative_to(ROOT)}. See the head of bench/passes.py.")
         return
     for case in CASES:
-        measure(case, threads or 2)
+        for exporter, export in (("dynamo", case.export), ("TorchScript", case.export_by_torchscript)):
+            folder = ROOT / "out/bench/passes" / f"{case.model}-{exporter}"
+            folder.mkdir(parents=True, exist_ok=True)
+            export(folder / "raw.onnx")
+            measure(f"{case.title}, {exporter}", folder, threads or 2)
+    measure_big()
 
 
-def measure(case: Case, threads: int) -> None:
-    """Prints the table of one model, exported unoptimised."""
-    folder = ROOT / "out/bench/passes" / case.model
-    folder.mkdir(parents=True, exist_ok=True)
+def measure(title: str, folder: Path, threads: int) -> None:
+    """Prints the table of one model, exported unoptimised to `raw.onnx` in `folder`."""
     source = folder / "raw.onnx"
-    case.export(source)
     costs: dict[str, list[Cost]] = {}
     for _ in range(ROUNDS):
         for tool in ("planc", *PEERS):
@@ -62,9 +67,53 @@ def measure(case: Case, threads: int) -> None:
                 costs.setdefault(tool, []).append(cost)
     files = {"raw export": source, **{tool: folder / f"{tool}.onnx" for tool in costs}}
     latencies = {runtime: latency(files, load, threads) for runtime, load in RUNTIMES.items()}
-    print(f"\n### {case.title}: {ROUNDS} rounds, medians; latencies on {threads} threads, ratio to the raw export")
-    headers = ["tool", "wall s", "CPU s", "peak MB", "nodes", "MB", *(f"{name}, ms" for name in RUNTIMES)]
-    print_table(headers, [row(name, file, costs.get(name, []), latencies) for name, file in files.items()])
+    apart = {name: distance(source, file) for name, file in files.items()}
+    print(f"\n### {title}: {ROUNDS} rounds, medians; latencies on {threads} threads, ratio to the raw export")
+    headers = ["tool", "wall s", "CPU s", "peak MB", "nodes", "MB", "max abs", *(f"{name}, ms" for name in RUNTIMES)]
+    print_table(headers, [row(name, file, costs.get(name, []), apart[name], latencies) for name, file in files.items()])
+
+
+def measure_big() -> None:
+    """Prints what a model of 3.2 GB, weights beside it, costs beside copying its files."""
+    folder = ROOT / "out/bench/passes/big"
+    (folder / "in").mkdir(parents=True, exist_ok=True)
+    write_big(folder / "in/big.onnx")
+    copy = ["/bin/cp", "-r", folder / "in", folder / "copy"]
+    costs: dict[str, list[Cost]] = {"cp -r": [], "planc": []}
+    for _ in range(ROUNDS):
+        costs["cp -r"].append(run(copy) or Cost(0, 0, 0))
+        shutil.rmtree(folder / "copy")
+        costs["planc"].append(run(command("planc", folder / "in/big.onnx", folder / "out/big.onnx")) or Cost(0, 0, 0))
+        shutil.rmtree(folder / "out")
+    print(f"\n### 3.2 GB with external data: {ROUNDS} rounds, medians")
+    print_table(["tool", "wall s", "CPU s", "peak MB"], [[name, *figures(one)] for name, one in costs.items()])
+    shutil.rmtree(folder)
+
+
+def write_big(path: Path) -> None:
+    """Writes 48 layers of MatMul, Add, Identity and Relu, 4096 wide, their weights beside them in one file."""
+    wide = 4096
+    layers = BIG_BYTES // (4 * wide * wide) + 1
+    block = np.random.default_rng(0).standard_normal((wide, wide), dtype=np.float32)
+    with path.with_suffix(".data").open("wb") as file:
+        for layer in range(layers):
+            block[0, 0] = layer
+            file.write(block.data)
+    nodes, tensors, last = [], [], "x"
+    for layer in range(layers):
+        weight = onnx.TensorProto(name=f"w{layer}", data_type=1, dims=[wide, wide], data_location=1)
+        facts = (("location", f"{path.stem}.data"), ("offset", layer * block.nbytes), ("length", block.nbytes))
+        for key, value in facts:
+            weight.external_data.add(key=key, value=str(value))
+        tensors += [weight, onnx.numpy_helper.from_array(np.full(wide, layer, np.float32), f"b{layer}")]
+        for kind, words in (("MatMul", [last, f"w{layer}"]), ("Add", [f"MatMul{layer}", f"b{layer}"]),
+                            ("Identity", [f"Add{layer}"]), ("Relu", [f"Identity{layer}"])):  # fmt: skip
+            nodes.append(onnx.helper.make_node(kind, words, [f"{kind}{layer}"]))
+        last = f"Relu{layer}"
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", wide]) for name in ("x", last)]
+    graph = onnx.helper.make_graph(nodes, "big", ends[:1], ends[1:], tensors)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    path.write_bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString())
 
 
 def command(tool: str, source: Path, out: Path) -> list[str | Path]:
@@ -93,18 +142,34 @@ def run(words: Sequence[str | Path]) -> Cost | None:
     return Cost(*figures) if status == 0 else None
 
 
-def row(name: str, file: Path, costs: Sequence[Cost], latencies: dict[str, dict[str, float]]) -> list[str]:
-    figures = ["", "", ""]
-    if costs:
-        figures = [
-            f"{statistics.median(cost.wall_s for cost in costs):.2f}",
-            f"{statistics.median(cost.cpu_s for cost in costs):.2f}",
-            f"{statistics.median(cost.peak_mb for cost in costs):.0f}",
-        ]
+def row(
+    name: str, file: Path, costs: Sequence[Cost], apart: float, latencies: dict[str, dict[str, float]]
+) -> list[str]:
     nodes, size = len(onnx.load(file, load_external_data=False).graph.node), file.stat().st_size / 1e6
     base = {runtime: one["raw export"] for runtime, one in latencies.items()}
     shown = [f"{one[name]:.2f} ({one[name] / base[runtime]:.2f})" for runtime, one in latencies.items()]
-    return [name, *figures, str(nodes), f"{size:.1f}", *shown]
+    return [name, *figures(costs), str(nodes), f"{size:.1f}", f"{apart:.1g}", *shown]
+
+
+def figures(costs: Sequence[Cost]) -> list[str]:
+    """Medians of wall time, CPU time and peak memory."""
+    if not costs:
+        return ["", "", ""]
+    return [
+        f"{statistics.median(cost.wall_s for cost in costs):.2f}",
+        f"{statistics.median(cost.cpu_s for cost in costs):.2f}",
+        f"{statistics.median(cost.peak_mb for cost in costs):.0f}",
+    ]
+
+
+def distance(source: Path, file: Path) -> float:
+    """Largest difference of any output, both graphs run as they are; ONNX Runtime's own fusions need its optimizer."""
+    from planc.compiler.reference import runner
+
+    names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
+    arrays = dict(zip(names, feed(source), strict=True))
+    wanted, found = runner(source)(arrays), runner(file)(arrays)
+    return max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
 
 
 def latency(files: dict[str, Path], load: Callable[[Path, int], Any], threads: int) -> dict[str, float]:
@@ -116,8 +181,8 @@ def latency(files: dict[str, Path], load: Callable[[Path, int], Any], threads: i
 
 
 def feed(path: Path) -> list[np.ndarray]:
-    """One array per input: batch 1, sequence 128, as in the latency benchmark."""
-    sizes = {"batch": 1, "seq": 128}
+    """One array per input: batch 1, sequence 128, a cache of 64."""
+    sizes = {"batch": 1, "seq": 128, "past": 64}
     rng = np.random.default_rng(0)
     arrays = []
     for value in onnx.load(path, load_external_data=False).graph.input:

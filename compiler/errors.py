@@ -86,6 +86,19 @@ def words_of(error: BaseException) -> str:
         return "an error without words"
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the innermost of the errors that led to this one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def named(error: BaseException) -> str:
+    """Returns the class and the words of an error's innermost cause, on one line."""
+    cause = root_cause(error)
+    return one_line(f"{type(cause).__name__}: {words_of(cause)}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns "did you mean X?" for the nearest known word, else the list of the known ones."""
     import difflib

@@ -1,13 +1,18 @@
 """Facts of an ONNX graph: inputs, outputs, opset, operators, parameters, bytes, precision."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from ..passes import all_nodes, all_tensors
+from . import protos, storage
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
         "operators": operators(model),
         "parameters": sum(tensor.size for tensor in tensors),
         "weights_bytes": sum(tensor.nbytes for tensor in tensors),
-        "precision": precision_counts(model),
+        "precision": precision_counts(storage.load_light(path)[0]),
     }
 
 
@@ -48,38 +53,52 @@ def operators(model: ir.Model) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def precision_counts(model: ir.Model) -> dict[str, Any]:
-    """Counts nodes by the dtype of their first output, and the bytes of stored weights by dtype."""
+def precision_counts(proto: "onnx.ModelProto") -> dict[str, Any]:
+    """Counts nodes by the dtype of their first output, and the bytes of stored weights by dtype.
+
+    Args:
+        proto: the file, with or without the bytes of its weights.
+    """
+    known: dict[str, int] = {}
     weights: Counter[str] = Counter()
-    for tensor in all_tensors(model):
-        weights[tensor.dtype.name.lower()] += tensor.nbytes
-    known: dict[ir.Value, ir.DataType | None] = {}
-    nodes: Counter[str] = Counter()
-    for node in all_nodes(model):
-        for index, value in enumerate(node.outputs):
-            known[value] = value.dtype or _inferred_dtype(node, index, known)
-        dtype = known[node.outputs[0]] if node.outputs else None
-        nodes[dtype.name.lower() if dtype is not None else "unknown"] += 1
-    return {"nodes": dict(sorted(nodes.items())), "weights_bytes": dict(sorted(weights.items()))}
+    for tensor in protos.tensors(proto):
+        dtype = ir.DataType(tensor.data_type)
+        weights[dtype.name.lower()] += math.ceil(math.prod(tensor.dims) * dtype.itemsize)
+    for graph in protos.graphs(proto):
+        known.update((value.name, value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.output))
+        known.update((value.name, value.type.tensor_type.elem_type) for value in graph.input)
+        known.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
+    nodes: Counter[int] = Counter()
+    for node in protos.nodes(proto):
+        for index, name in enumerate(node.output):
+            if not known.get(name):
+                known[name] = _inferred_dtype(node, index, known)
+        nodes[known[node.output[0]] if node.output else 0] += 1
+    names = {dtype: ir.DataType(dtype).name.lower() if dtype else "unknown" for dtype in nodes}
+    by_name = {names[dtype]: count for dtype, count in nodes.items()}
+    return {"nodes": dict(sorted(by_name.items())), "weights_bytes": dict(sorted(weights.items()))}
 
 
-def _inferred_dtype(node: ir.Node, index: int, known: Mapping[ir.Value, ir.DataType | None]) -> ir.DataType | None:
+def _inferred_dtype(node: "onnx.NodeProto", index: int, known: Mapping[str, int]) -> int:
     """Returns an output's dtype by the operator's schema; a fused operator, without one, keeps its first input's."""
     import onnx
 
-    inputs = [known.get(value, value.dtype) if value is not None else None for value in node.inputs]
-    if "to" in node.attributes:
-        return ir.DataType(node.attributes["to"].as_int())
+    inputs = [known.get(name, 0) for name in node.input]
+    for attribute in node.attribute:
+        if attribute.name == "to":
+            return int(attribute.i)
+        if node.op_type == "Constant" and attribute.name == "value":
+            return int(attribute.t.data_type)
     try:
         schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
     except onnx.defs.SchemaError:
-        return inputs[0] if inputs else None
+        return inputs[0] if inputs else 0
     wanted = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
     allowed = next((one.allowed_type_strs for one in schema.type_constraints if one.type_param_str == wanted), [wanted])
     if len(allowed) == 1 and allowed[0].startswith("tensor("):
-        return ir.DataType[allowed[0].removeprefix("tensor(").removesuffix(")").upper()]
+        return int(ir.DataType[allowed[0].removeprefix("tensor(").removesuffix(")").upper()])
     formal = [parameter.type_str for parameter in schema.inputs]
-    return next((have for kind, have in zip(formal, inputs, strict=False) if kind == wanted), None)
+    return next((have for kind, have in zip(formal, inputs, strict=False) if kind == wanted), 0)
 
 
 def _signature(value: ir.Value) -> str:

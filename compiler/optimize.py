@@ -1,16 +1,16 @@
 """Runs graph passes. One that raises, breaks the graph, hangs or crashes costs that pass, not the build."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import files, worker
-from .errors import BuildFailed, UsageError, did_you_mean
+from .errors import BuildFailed, UsageError, did_you_mean, named
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
@@ -156,14 +156,13 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         UsageError: the recipe names an unknown pass or option.
         BuildFailed: no valid graph came out, or a pass failed and the recipe is strict.
     """
-    import onnx_ir as ir
-
+    from . import reference, storage
     from .frontends.onnx import read
     from .graph import size
 
     emit("stage", "optimize")
-    reader = ir.load if recipe.own else read
-    chosen, model = _chosen(recipe), reader(source)
+    reader = partial(storage.load if recipe.own else read, source, shapes=recipe.trusted)
+    chosen, model = _chosen(recipe), reader()
     before, loads = size(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
         reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
@@ -171,9 +170,9 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
 
     def load() -> "ir.Model":
-        fresh = next(loads) or reader(source)
-        if not recipe.trusted:
-            _forget_shapes(fresh)
+        fresh = next(loads) or reader()
+        for value in fresh.graph.outputs if not recipe.trusted else ():
+            value.shape = None
         return fresh
 
     for thorough in (False, True):  # the full check after each pass only where the result is not valid
@@ -192,29 +191,10 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             value.shape = _restated(value.shape, shape)
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
-        failure = None if recipe.own else _load_failure(out)
+        failure = None if recipe.own else reference.refusal(out)
         if failure is None:
             return Report(before, size(model), done, left_out, near)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
-
-
-def _load_failure(path: Path) -> Exception | None:
-    from .reference import runner
-
-    try:
-        runner(path)
-    except Exception as error:
-        return error
-    return None
-
-
-def _forget_shapes(model: "ir.Model") -> None:
-    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
-    from ..passes import all_nodes
-
-    for node in all_nodes(model):
-        for value in node.outputs:
-            value.shape = None
 
 
 def _restated(found: "ir.Shape | None", stated: "ir.Shape | None") -> "ir.Shape | None":
@@ -273,7 +253,7 @@ def _apply(
     model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, explain: Sequence[str], emit: Emit
 ) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
     """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
-    from ..passes import check, signature
+    from ..passes import all_graphs, check, signature
 
     wanted = signature(model)
     done: list[dict[str, Any]] = []
@@ -288,12 +268,12 @@ def _apply(
                 if thorough:
                     _check_fully(model)
         except Exception as error:
-            return done, (one.name, _root_cause(error))
+            return done, (one.name, named(error))
         done.append(
             {
                 "name": one.name,
                 "modified": modified,
-                "nodes": sum(1 for _ in model.graph.all_nodes()),
+                "nodes": sum(map(len, all_graphs(model))),
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
@@ -326,32 +306,13 @@ def write(model: "ir.Model", out: Path, *, embed: bool) -> None:
         embed: whether weights go into the file. Beyond 1.8 GB they go beside it all the same, under a name of their
             own content, so that an older file never finds the data of a newer one.
     """
-    import onnx_ir as ir
-
+    from . import storage
     from .graph import size
 
     model.producer_name, model.producer_version = _PRODUCER, None
     if not embed:
-        ir.save(model, out, external_data=f"{out.name}.data")
+        storage.save(model, out)
     elif size(model)["weights_bytes"] > MOST_EMBEDDED_BYTES:
-        ir.save(model, out, external_data=f"{out.name}.{_fingerprint(model)}.data")
+        storage.save_named_by_content(model, out)
     else:
-        ir.save(ir.external_data.load_to_model(model), out)
-
-
-def _fingerprint(model: "ir.Model") -> str:
-    """Twelve digits of a digest over names, shapes and weights."""
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.graph.initializers.items()):
-        digest.update(f"{name} {value.shape} {value.dtype}".encode())
-        if value.const_value is not None:
-            digest.update(np.ascontiguousarray(value.const_value.numpy()).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()[:12]
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+        storage.save_whole(model, out)

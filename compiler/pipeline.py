@@ -357,15 +357,13 @@ def _export_file(source: Source, folder: Path, name: str, *, emit: Emit) -> dict
 
 def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[str, Any]:
     """Exports into `folder`, writes the file called `name` there and holds it against the reference (in a worker)."""
-    import onnx_ir as ir
-
-    from . import graph
+    from . import graph, storage
 
     between = folder / "export"
     between.mkdir()
     exported = plugins.load("frontends", source.frontend).export(source, between, emit=emit)
     written = folder / name
-    optimize.write(ir.load(exported.path), written, embed=True)
+    optimize.write(storage.load(exported.path), written, embed=True)
     emit("stage", "verify")
     _hold_against_reference(written, exported)
     return {

@@ -9,6 +9,9 @@ Parent and child speak pickles over a pipe of their own; what the child prints g
 import faulthandler
 import gc
 import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import logging
 import math
 import os
@@ -369,6 +372,21 @@ def _describe(error: BaseException) -> tuple[str, str, str, str]:
     return "", f"{type(error).__name__}: {errors.words_of(error)}", "", trace
 
 
+class _Later(importlib.abc.MetaPathFinder):
+    """Imports modules on their first use: onnx_ir imports sympy, which takes 0.4 s, for what few models need."""
+
+    names = ("sympy", "onnx_ir._symbolic_shapes")
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
+        """Finds as usual, and puts off the loading."""
+        if name not in self.names:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
 def _flush() -> None:
     """Writes out what the function printed; user code may have closed the streams."""
     for stream in (sys.stdout, sys.stderr):
@@ -379,6 +397,7 @@ def _flush() -> None:
 def main() -> None:
     """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
     faulthandler.enable()
+    sys.meta_path.insert(0, _Later())
     gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides

@@ -32,6 +32,6 @@ class Pass(ir.passes.InPlacePass):
             make_unique(result.model)
         return result
 
-    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:  # noqa: ARG002
+    def near_misses(self, _model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields each node where a pattern of this pass begins, and why it does not match there."""
         yield from ()

@@ -67,3 +67,13 @@ def free_constant(name: str, array: np.ndarray) -> ir.Value:
     """Returns a constant that is not in a graph yet."""
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+
+
+def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Returns a tensor of its own on the same bytes of a file, which are unmapped when it goes; others as they are."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype,
+        shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
+    )  # fmt: skip

@@ -5,20 +5,33 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 
-def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Yields every node, those in subgraphs and functions too."""
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
-
-
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
-    """Yields the main graph, its subgraphs and the functions."""
-    yield model.graph
-    yield from model.graph.subgraphs()
-    for function in model.functions.values():
-        yield function
-        yield from function.subgraphs()
+    """Yields the main graph, the functions, and the subgraphs of each after it."""
+    pending: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in pending:  # it grows
+        yield graph
+        for node in graph:
+            pending.extend(subgraphs(node))
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yields every node, those in subgraphs and functions too; a subgraph's nodes come after its whole outer graph."""
+    pending: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in pending:
+        for node in graph:
+            yield node
+            pending.extend(subgraphs(node))
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Returns the graphs in a node's attributes: the branches of an If, the body of a Loop."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.data.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            found.append(attribute.value)
+        elif attribute.type is ir.AttributeType.GRAPHS:
+            found.extend(attribute.value)
+    return found
 
 
 def all_values(model: ir.Model) -> Iterator[ir.Value]:
@@ -27,8 +40,8 @@ def all_values(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph.inputs
         if isinstance(graph, ir.Graph):
             yield from (value for value in graph.initializers.values() if not value.is_graph_input())
-    for node in all_nodes(model):
-        yield from node.outputs
+        for node in graph:
+            yield from node.outputs
 
 
 def all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -36,11 +49,9 @@ def all_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in all_graphs(model):
         if isinstance(graph, ir.Graph):
             yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-    for node in all_nodes(model):
-        for attribute in node.attributes.values():
-            if attribute.is_ref():
-                continue
-            if attribute.type is ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-            elif attribute.type is ir.AttributeType.TENSORS:
-                yield from attribute.as_tensors()
+        for node in graph:
+            for attribute in node.attributes.data.values():
+                if attribute.type is ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield attribute.value
+                elif attribute.type is ir.AttributeType.TENSORS and not attribute.is_ref():
+                    yield from attribute.value

@@ -1,6 +1,7 @@
 """Keeps one of several equal initializers and of several equal computations."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ def _merge_initializers(graph: ir.Graph) -> bool:
         tensor = value.const_value
         if tensor is None or value.is_graph_input() or value.is_graph_output() or tensor.dtype is ir.DataType.STRING:
             continue
+        if isinstance(tensor, ir.LazyTensor):  # computed when it is written
+            continue
         array = tensor.numpy().reshape(-1)
         sample = (tensor.dtype, tuple(tensor.shape), array[:_SAMPLE].tobytes(), array[-_SAMPLE:].tobytes())
         for other in groups[sample]:
@@ -59,27 +62,40 @@ def _merge_nodes(graph: ir.Graph | ir.Function) -> bool:
 
     Where both nodes give out a graph output, the later one becomes an Identity, so that both names live.
     """
-    modified = False
     first: dict[object, ir.Node] = {}
+    merged: list[ir.Node] = []
+    copies = False
     for node in graph:
         key = _key(node)
         if key is None or (found := first.setdefault(key, node)) is node:
             continue
-        for old, new in zip(node.outputs, found.outputs, strict=True):
-            if not old.is_graph_output():
-                old.replace_all_uses_with(new)
-            elif not new.is_graph_output():
+        if any(old.is_graph_output() and new.is_graph_output() for old, new in _pairs(node, found)):
+            copies |= len(node.outputs) == 1 and _become_copy(node, found.outputs[0])
+            continue
+        for old, new in _pairs(node, found):
+            if old.is_graph_output():
                 old.name, new.name = new.name, old.name
                 new.type, new.shape = new.type or old.type, new.shape if new.shape is not None else old.shape
-                old.replace_all_uses_with(new, replace_graph_outputs=True)
-            else:
-                copy = ir.node("Identity", [new])
-                copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = old.name, old.type, old.shape
-                graph.insert_before(node, copy)
-                old.replace_all_uses_with(copy.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        modified = True
-    return modified
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        merged.append(node)
+    if merged:
+        graph.remove(merged, safe=True)  # at once: each removal by itself looks at every output of the graph
+    return copies or bool(merged)
+
+
+def _pairs(node: ir.Node, other: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    return zip(node.outputs, other.outputs, strict=True)
+
+
+def _become_copy(node: ir.Node, source: ir.Value) -> bool:
+    """Makes the node an Identity of `source`; what uses its output uses `source`."""
+    node.op_type = "Identity"
+    node.attributes.clear()
+    node.resize_inputs(1)
+    node.replace_input_with(0, source)
+    for use in list(node.outputs[0].uses()):
+        use.node.replace_input_with(use.idx, source)
+    return True
 
 
 def _key(node: ir.Node) -> object:

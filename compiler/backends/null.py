@@ -30,13 +30,12 @@ def fingerprint() -> dict[str, str]:
 
 def build(model: Path, _precision: Precision, _options: Options, folder: Path) -> Built:
     """Copies the graph into `folder` as `model.onnx`."""
-    import onnx_ir as ir
-
+    from .. import storage
     from ..graph import precision_counts
 
-    graph = ir.load(model)
-    ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
-    return Built(session={}, effective_precision=precision_counts(graph))
+    payload = folder / "model.onnx"
+    storage.save(storage.load(model), payload)
+    return Built(session={}, effective_precision=precision_counts(storage.load_light(payload)[0]))
 
 
 def load(folder: Path, _session: Mapping[str, Any]) -> Runner:

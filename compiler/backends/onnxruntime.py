@@ -48,8 +48,7 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
     Raises:
         BuildFailed: ONNX Runtime refuses the graph.
     """
-    import onnx_ir as ir
-
+    from .. import protos, storage
     from ..graph import precision_counts
 
     ort = _runtime()
@@ -63,14 +62,14 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
         ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
-    graph = ir.load(folder / PAYLOAD)
+    graph, _ = storage.load_light(folder / PAYLOAD)
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(
             f"the model computes in {', '.join(sorted(low))} although fp32 was asked for",
             hint="Cast the model to float32, or build it with -t openvino-cpu",
         )
-    blocked = any(node.domain == _BLOCKED_LAYOUT for node in graph.graph.all_nodes())
+    blocked = any(node.domain == _BLOCKED_LAYOUT for node in protos.nodes(graph))
     return Built(
         session={"graph_optimization_level": "disable_all", "intra_op_num_threads": options.threads},
         effective_precision=effective,

@@ -1,4 +1,4 @@
-"""What both frontends do to a graph: write it, read its specs, name its dimensions."""
+"""What both frontends do to a graph: read its specs, name its dimensions."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,6 @@ from ..shapes import DTYPES, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-def save(model: ir.Model, path: Path) -> None:
-    """Writes the graph to `path`, and its weights beside it to `NAME.data`."""
-    ir.save(model, path, external_data=f"{path.name}.data")
 
 
 def require_space(folder: Path, weights: int) -> None:

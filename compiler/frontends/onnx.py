@@ -4,7 +4,7 @@ import logging
 import math
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ...passes import all_nodes, all_tensors
-from .. import golden, host, shapes
-from ..errors import BuildFailed, UsageError, did_you_mean
+from .. import golden, host, protos, shapes, storage
+from ..errors import BuildFailed, UsageError, did_you_mean, named
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Dim, TensorSpec
 from ..worker import Emit
 from . import Exported
-from ._graph import input_specs, output_specs, rename_symbols, require_space, save
+from ._graph import input_specs, output_specs, rename_symbols, require_space
 
 if TYPE_CHECKING:
     import onnx
@@ -50,12 +50,12 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     path = Path(source.text)
     model = read(path)
     tensors = list(all_tensors(model))
-    data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+    data = sorted({tensor.path for tensor in tensors if isinstance(tensor, ir.ExternalTensor)} - {str(path.resolve())})
     specs, dims = _bind(model, source)
     exported = folder / "model.onnx"
     weights = sum(tensor.nbytes for tensor in tensors)
     require_space(folder, weights)
-    save(model, exported)
+    storage.save(model, exported)
     inferred = _infer_shapes(exported)
     needs = _needs(inferred, path, weights, dims)
     emit("memory", needs)
@@ -81,8 +81,12 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     )
 
 
-def read(path: Path) -> ir.Model:
+def read(path: Path, *, shapes: bool = True) -> ir.Model:
     """Reads and checks an ONNX file; its weights stay on disk, memory-mapped.
+
+    Args:
+        path: the file.
+        shapes: whether the shapes that it states for inner values are kept.
 
     Raises:
         UsageError: it is not a valid ONNX model, or its external data is not a plain file in its own folder.
@@ -90,26 +94,45 @@ def read(path: Path) -> ir.Model:
     import onnx
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto, spans = storage.load_light(path)
     except Exception as error:
         raise UsageError(f"{path} is not an ONNX file or is cut short: {error}", hint="Export it again") from error
     if not proto.graph.output:
         raise UsageError(f"{path} is not an ONNX model: its graph has no output", hint="Export it again")
     _check_border(path, proto)
     _check_calls(path, proto)
-    external = [tensor for tensor in _stored(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    for tensor in external:
-        _check_external(path, tensor)
+    for tensor in protos.tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(path, tensor)
+    for tensor in proto.graph.initializer:
+        if tensor.name in spans and spans[tensor.name].length != (needed := _bytes_of(path, tensor)):
+            raise UsageError(
+                f"{path}: {tensor.name!r} has {spans[tensor.name].length} bytes; its shape asks for {needed}",
+                hint="Export it again",
+            )
     try:
-        onnx.checker.check_model(str(path))
-        model = ir.from_proto(proto)
+        onnx.checker.check_model(_without_data(proto, spans))
+        if not shapes:
+            storage.drop_shapes(proto)
+        model = storage.attach(ir.from_proto(proto), path, spans)
     except Exception as error:
-        raise UsageError(f"{path} is not a valid ONNX model: {_chain(error)}", hint="Export it again") from error
+        raise UsageError(f"{path} is not a valid ONNX model: {named(error)}", hint="Export it again") from error
     _check_opset(path, model)
-    for found in all_tensors(model) if external else ():
-        if isinstance(found, ir.ExternalTensor):
-            found.base_dir = str(path.parent)
     return model
+
+
+def _without_data(proto: "onnx.ModelProto", spans: "Container[str]") -> "onnx.ModelProto":
+    """Returns the model with no elements in the tensors whose bytes lie in a file: ONNX's checker wants to see them."""
+    import onnx
+
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    for tensor in protos.tensors(light):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name in spans:
+            for name in ("external_data", "data_location", "raw_data", "dims"):
+                tensor.ClearField(name)
+            tensor.dims.append(0)
+    return light
 
 
 def _check_border(path: Path, proto: "onnx.ModelProto") -> None:
@@ -128,45 +151,8 @@ def _check_border(path: Path, proto: "onnx.ModelProto") -> None:
             )
         if any(size.dim_value < 0 for size in kind.shape.dim):
             raise UsageError(f"{path}: {value.name!r} has a negative size", hint="Export it again")
-    if any(graph.sparse_initializer for graph in _graphs(proto)):
+    if any(graph.sparse_initializer for graph in protos.graphs(proto)):
         raise UsageError(f"{path} has sparse weights, which planc does not read", hint="Store them as dense tensors")
-
-
-def _inside(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.NodeProto]":
-    """The nodes, and those in their subgraphs."""
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                pending.extend(graph.node)
-
-
-def _attributes(proto: "onnx.ModelProto") -> "Iterator[onnx.AttributeProto]":
-    """Every attribute in the file, those in subgraphs and functions too."""
-    for node in _inside((*proto.graph.node, *(node for function in proto.functions for node in function.node))):
-        yield from node.attribute
-
-
-def _graphs(proto: "onnx.ModelProto") -> "Iterator[onnx.GraphProto]":
-    yield proto.graph
-    for attribute in _attributes(proto):
-        yield from (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs)
-
-
-def _stored(proto: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
-    """Every tensor in the file, those in subgraphs, functions and sparse tensors too."""
-    for attribute in _attributes(proto):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-    for graph in _graphs(proto):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
 
 
 def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
@@ -180,7 +166,7 @@ def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
         return
 
     def called(nodes: "Iterable[onnx.NodeProto]") -> tuple[int, list[tuple[str, str]]]:
-        names = [(node.domain, node.op_type) for node in _inside(nodes)]
+        names = [(node.domain, node.op_type) for node in protos.nodes_in(nodes)]
         return len(names), [name for name in names if name in functions]
 
     own = {key: called(function.node) for key, function in functions.items()}
@@ -317,7 +303,6 @@ def _infer_shapes(path: Path) -> "onnx.ModelProto":
     except Exception as error:
         log.debug("shape inference: %s", error)
         return proto
-    path.write_bytes(proto.SerializeToString())
     return proto
 
 
@@ -329,7 +314,9 @@ def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Di
     """
     largest = {dim.name: dim.max for dim in dims}
     total = weights + path.stat().st_size
-    for value in (value for graph in _graphs(proto) for value in (*graph.input, *graph.output, *graph.value_info)):
+    for value in (
+        value for graph in protos.graphs(proto) for value in (*graph.input, *graph.output, *graph.value_info)
+    ):
         kind = value.type.tensor_type
         sizes = (size.dim_value or largest.get(size.dim_param, 1) for size in kind.shape.dim)
         elements = math.prod(max(size, 1) for size in sizes)
@@ -370,9 +357,3 @@ def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Se
         golden.check(made)
         goldens.append(made)
     return goldens
-
-
-def _chain(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

@@ -15,16 +15,16 @@ import onnx_ir as ir
 import torch
 
 from ...passes import ORIGIN, StripMetadata, all_nodes
-from .. import golden, host, shapes
+from .. import golden, host, shapes, storage
 from ..artifact import check_arrays
-from ..errors import BuildFailed
+from ..errors import BuildFailed, root_cause
 from ..files import load_arrays
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Point, TensorSpec
 from ..worker import Emit
 from . import Exported
-from ._graph import output_specs, rename_symbols, save
+from ._graph import output_specs, rename_symbols
 from ._module import Loaded, guard, load_module, source_files, where
 from ._program import load_program
 
@@ -61,7 +61,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     seconds["export"] = time.perf_counter() - start
     _keep_origins(model)
     path = folder / "model.onnx"
-    save(model, path)
+    storage.save(model, path)
     return Exported(
         path=path,
         inputs=loaded.specs,
@@ -128,7 +128,7 @@ def _to_onnx(source: Source, loaded: Loaded, outputs: Sequence[str]) -> ir.Model
             output_names=list(outputs),
         )
     except Exception as error:
-        cause = _root_cause(error)
+        cause = _finding(error)
         fixed = "Give that dimension one size, such as --dim seq=128" if "specialized" in cause else ""
         raise BuildFailed(f"torch cannot export {source.text}: {cause}{where(error)}", hint=fixed) from error
     assert program is not None
@@ -184,10 +184,9 @@ def _name_dims(model: ir.Model, specs: Sequence[TensorSpec]) -> None:
         rename_symbols(model, renamed)
 
 
-def _root_cause(error: BaseException) -> str:
+def _finding(error: BaseException) -> str:
     """First telling line of the innermost error; for violated dimensions, what torch found about them."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     findings = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     return f"{type(error).__name__}: {' '.join(findings[:2] or lines[:1])}"

@@ -46,7 +46,7 @@ def test_precision_is_counted_from_the_graph(conv_model: ir.Model) -> None:
     value = conv_model.graph.initializers["head"]
     assert value.const_value is not None
     value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name="head")
-    counts = graph.precision_counts(conv_model)
+    counts = graph.precision_counts(ir.to_proto(conv_model))
     assert counts["weights_bytes"]["float16"] == 2 * 80
     assert counts["weights_bytes"]["float"] == 4 * (16 * 27 + 16 * 5 + 5)
 

@@ -63,3 +63,15 @@ def test_gpus_are_what_nvidia_smi_tells(
 def test_no_gpu_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert host.gpus() == []
+
+
+@pytest.mark.parametrize(("name", "text", "wanted"), [
+    ("memory.max", "1073741824\n", 1 << 30),
+    ("memory.max", "max\n", None),
+    ("memory/memory.limit_in_bytes", "2147483648\n", 1 << 31),
+    ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+])  # fmt: skip
+def test_memory_of_a_container(tmp_path: Path, name: str, text: str, wanted: int | None) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert host.memory_bytes(tmp_path) == (wanted or host.memory_bytes(tmp_path / "none"))

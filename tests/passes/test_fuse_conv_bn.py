@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from planc.passes.fuse_conv_bn import FuseConvBn
+
+RNG = np.random.default_rng(7)
 
 
 def _ops(model: ir.Model) -> list[str]:
@@ -79,12 +82,76 @@ def test_a_conv_that_others_read_too_stays_right(
         np.testing.assert_allclose(now, was, rtol=1e-4, atol=1e-5)
 
 
-def test_near_misses(graph: Callable[..., ir.Model], image: np.ndarray) -> None:
-    text = """g (float[n,3,8,8] x) => (float[n,3,8,8] y) {
-      a = %s(x)
-      y = BatchNormalization%s(a, scale, shift, mean, var)
-    }"""
-    ((node, reason),) = FuseConvBn().near_misses(graph(text % ("Relu", ""), **_affine(3)))
-    assert (node.op_type, reason) == ("BatchNormalization", "OpType mismatch: expected Conv, got Relu.")
-    ((_, reason),) = FuseConvBn().near_misses(graph(text % ("Relu", "<training_mode=1>"), **_affine(3)))
-    assert "training mode" in reason
+HEAD = '<ir_version: 8, opset_import: ["": 18]> '
+IMAGE = "g (float[n,4,8,8] x) => (float[n,c,h,w] y)"
+FLAT = "g (float[n,6] x) => (float[n,4] y)"
+NORM = "y = BatchNormalization(a, scale, shift, mean, var)"
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv_transpose(groups: int, graph: Callable[..., ir.Model], infer: Callable[..., list[Any]]) -> None:
+    text = f"{HEAD} {IMAGE} {{ a = ConvTranspose<group={groups},strides=[2,2]>(x, w) {NORM} }}"
+    w = RNG.standard_normal((4, 6 // groups, 3, 3), dtype=np.float32)
+    _fuses(graph(text, w=w, **_affine(6)), RNG.standard_normal((2, 4, 8, 8), dtype=np.float32), infer)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (1, 1)])
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm(
+    transposed: int, shape: tuple[int, ...], graph: Callable[..., ir.Model], infer: Callable[..., list[Any]]
+) -> None:
+    text = f"{HEAD} {FLAT} {{ a = Gemm<alpha=0.5,beta=3.0,transB={transposed}>(x, w, b) {NORM} }}"
+    w = RNG.standard_normal((4, 6) if transposed else (6, 4), dtype=np.float32)
+    b = RNG.standard_normal(shape).astype(np.float32)
+    _fuses(graph(text, w=w, b=b, **_affine(4)), RNG.standard_normal((5, 6), dtype=np.float32), infer)
+
+
+def test_float16(graph: Callable[..., ir.Model], infer: Callable[..., list[Any]]) -> None:
+    text = f"{HEAD} {IMAGE} {{ a = Conv(x, w) {NORM} }}".replace("float[", "float16[")
+    halves = {name: array.astype(np.float16) for name, array in _affine(3).items()}
+    model = graph(text, w=RNG.standard_normal((3, 4, 3, 3)).astype(np.float16), **halves)
+    x = RNG.standard_normal((1, 4, 8, 8)).astype(np.float16)
+    before = infer(model, x=x)[0]
+    assert FuseConvBn()(model).modified
+    after = infer(model, x=x)[0]
+    assert after.dtype == np.float16
+    np.testing.assert_allclose(after, before, rtol=0.02, atol=0.05)
+
+
+STAYS = {
+    "in training": f"{IMAGE} {{ a = Conv(x, w) y = BatchNormalization<training_mode=1>(a, scale, shift, mean, var) }}",
+    "weights of others": f"{IMAGE} {{ b = Conv(x, w) a = Conv(b, w) {NORM} }}",
+    "a default for the caller": f"{IMAGE.replace(')', ', float[4] scale)', 1)} {{ a = Conv(x, w) {NORM} }}",
+    "the product is an output": f"{IMAGE[:-1]}, float[n,c,h,w] a) {{ a = Conv(x, w) {NORM} }}",
+    "the product has another user": f"{IMAGE} {{ a = Conv(x, w) z = BatchNormalization(a, scale, shift, mean, var) "
+    "y = Add(a, z) }",
+    "no product": f"{IMAGE} {{ a = Relu(x) {NORM} }}",
+    "computed weights": f"{IMAGE} {{ v = Relu(w) a = Conv(x, v) {NORM} }}",
+}
+
+
+WHY = {
+    "in training": "in training mode",
+    "weights of others": "the weights 'w' (float[4,4,1,1]) are not a constant of this Conv only",
+    "a default for the caller": "scale, shift, mean or variance is not constant",
+    "the product is an output": "'a' (float[n,c,h,w]) is needed outside of the pattern",
+    "the product has another user": "is needed outside of the pattern",
+    "no product": "Relu '' stands where Conv or ConvTranspose or Gemm is looked for",
+    "computed weights": "are not a constant of this Conv only",
+}
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_stays(name: str, graph: Callable[..., ir.Model]) -> None:
+    model = graph(HEAD + STAYS[name], w=RNG.standard_normal((4, 4, 1, 1), dtype=np.float32), **_affine(4))
+    assert not FuseConvBn()(model).modified
+    reasons = [reason for _, reason in FuseConvBn().near_misses(model)]
+    assert reasons
+    assert WHY[name] in reasons[0]
+
+
+def test_weights_are_computed_when_they_are_written(graph: Callable[..., ir.Model]) -> None:
+    text = f"{HEAD} {IMAGE} {{ a = Conv(x, w) {NORM} }}"
+    model = graph(text, w=RNG.standard_normal((4, 4, 1, 1), dtype=np.float32), **_affine(4))
+    FuseConvBn()(model)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.LazyTensor)

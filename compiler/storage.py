@@ -1,0 +1,407 @@
+"""ONNX files whose weights never pass through memory: read without them, written by copying them from file to file.
+
+A weight is a span of bytes in some file until a pass asks for its values. What this module knows of protobuf is its
+wire format: a message is a sequence of fields, each a tag and a value, and fields may come in any order.
+Source: https://protobuf.dev/programming-guides/encoding/
+"""
+
+import errno
+import hashlib
+import mmap
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from ..passes import all_graphs, all_nodes
+from . import protos
+
+if TYPE_CHECKING:
+    import onnx
+
+LEAST_BYTES = 1024
+"""Smaller weights are read, and stay inside the file."""
+_ALIGNMENT = 64
+_CHUNK = 64 << 20
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9  # field numbers of onnx.proto
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a file."""
+
+    offset: int
+    length: int
+
+
+def load_light(path: Path) -> "tuple[onnx.ModelProto, dict[str, Span]]":
+    """Reads an ONNX file without its large weights.
+
+    Returns:
+        The model, where those weights have their dtype and dims but no bytes, and where in the file the bytes lie,
+        by the name of the initializer.
+
+    Raises:
+        google.protobuf.message.DecodeError: the file is no protobuf message, or is cut short.
+        OSError: it cannot be read.
+    """
+    import onnx
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            parts, spans = _without_weights(data)
+            light = b"".join(
+                data[one.offset : one.offset + one.length] if isinstance(one, Span) else one for one in parts
+            )
+        except (ValueError, IndexError):  # unusual, or damaged: the library says which
+            light, spans = data[:], {}
+    return onnx.ModelProto.FromString(light), spans
+
+
+def load(path: Path, *, shapes: bool = True) -> ir.Model:
+    """Reads an ONNX file that planc wrote; weights stay on disk.
+
+    Args:
+        path: the file.
+        shapes: whether the shapes that it states for inner values are kept.
+    """
+    proto, spans = load_light(path)
+    if not shapes:
+        drop_shapes(proto)
+    return attach(ir.from_proto(proto), path, spans)
+
+
+def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
+    """Gives the initializers of a graph read by `load_light` their bytes, mapped from the file when they are used."""
+    ir.external_data.set_base_dir(model.graph, str(path.parent))
+    for name, span in spans.items():
+        value = model.graph.initializers[name]
+        empty = value.const_value
+        assert empty is not None
+        # an absolute location and no base: the library's checks are for files that another file names
+        value.const_value = ir.ExternalTensor(
+            str(path.resolve()), span.offset, span.length, empty.dtype, shape=ir.Shape(empty.shape.numpy()), name=name
+        )
+    return model
+
+
+def drop_shapes(proto: "onnx.ModelProto") -> None:
+    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
+    for index, graph in enumerate(protos.graphs(proto)):  # the main graph is the first
+        inner = graph.output if index else ()
+        for value in (*graph.value_info, *inner):
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+
+
+def load_pointing(path: Path) -> bytes:
+    """Returns an ONNX file, serialized, whose large weights are external data at their places in that file."""
+    import onnx
+
+    proto, spans = load_light(path)
+    for tensor in proto.graph.initializer:
+        if (span := spans.get(tensor.name)) is not None:
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", path.name), ("offset", span.offset), ("length", span.length)):
+                tensor.external_data.add(key=key, value=str(value))
+    return bytes(proto.SerializeToString())
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a graph with its weights beside it in `NAME.data`; those that lie in its folder already stay there.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.data")
+    with _large_weights(model, path.parent) as weights:
+        moved = _lay_out(weights, beside.name)
+        if moved:
+            with FileIO(beside, "w") as file:
+                for tensor, offset in moved:
+                    _copy(tensor, file, offset)
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+
+
+def save_named_by_content(model: ir.Model, path: Path) -> None:
+    """Writes a graph with its weights beside it, in `NAME.DIGEST.data`.
+
+    An older graph never finds the weights of a newer one.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.data")
+    with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
+        moved = _lay_out(weights, draft.name)
+        digests = side.map(_digest, [tensor for tensor, _ in moved])
+        with FileIO(draft, "w") as file:
+            for tensor, offset in moved:
+                _copy(tensor, file, offset)
+        lines = [f"{value.name} {one.dtype} {one.shape} {next(digests)}\n" for value, one in weights.items()]
+        name = f"{path.name}.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:12]}.data"
+        _lay_out(weights, name)
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        draft.replace(path.with_name(name))
+
+
+def save_whole(model: ir.Model, path: Path) -> None:
+    """Writes a graph and its weights into one file of at most 2 GiB, the weights at its end.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with _large_weights(model) as weights, FileIO(path, "w") as file:
+        for write in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
+            if isinstance(write, bytes):
+                _write(file, write)
+            else:
+                _copy(write, file)
+
+
+def _whole(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> Iterator[bytes | ir.TensorProtocol]:
+    """Yields the parts of the file in order: bytes, and tensors whose bytes come next."""
+    proto = ir.to_proto(model)
+    parts: list[bytes | ir.TensorProtocol] = []
+    total = 0
+    for tensor in proto.graph.initializer:
+        if (weight := weights.get(tensor.name)) is None:
+            content, size = tensor.SerializeToString(), 0
+        else:
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            size = weight.nbytes
+            content = tensor.SerializeToString() + _tag(_TENSOR_RAW_DATA) + _varint(size)
+        head = _tag(_GRAPH_INITIALIZER) + _varint(len(content) + size) + content
+        total += len(head) + size
+        parts += [head] if weight is None else [head, weight]
+    del proto.graph.initializer[:]
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    yield proto.SerializeToString() + _tag(_MODEL_GRAPH) + _varint(len(graph) + total) + graph
+    yield from parts
+
+
+@contextmanager
+def _large_weights(model: ir.Model, home: Path | None = None) -> Iterator[dict[ir.Value, ir.TensorProtocol]]:
+    """Takes the large weights out of the graph for the time of the block: what is made of it then is small.
+
+    All others are inside the graph, whatever file they came from.
+
+    Args:
+        model: the graph.
+        home: weights in files of this folder are left alone.
+    """
+    _read_others(model)
+    weights: dict[ir.Value, ir.TensorProtocol] = {}
+    before: dict[ir.Value, ir.TensorProtocol] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype is ir.DataType.STRING:
+            continue
+        before[value] = tensor
+        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == home:
+            value.const_value = _elsewhere(tensor, value.name or "", Path(tensor.path).name, tensor.offset)
+        elif tensor.nbytes >= LEAST_BYTES:
+            weights[value] = tensor
+            value.const_value = _elsewhere(tensor, value.name or "", "", 0)
+        elif isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    try:
+        yield weights
+    finally:
+        for value, tensor in before.items():
+            value.const_value = tensor
+
+
+def _read_others(model: ir.Model) -> None:
+    """Takes tensors of subgraphs and attributes into memory: what names their file is not moved along."""
+    for graph in all_graphs(model):
+        if isinstance(graph, ir.Graph) and graph is not model.graph:
+            for value in graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    for node in all_nodes(model):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type is ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
+
+
+def _elsewhere(tensor: ir.TensorProtocol, name: str, location: str, offset: int | None) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        location, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+    )
+
+
+def _lay_out(weights: dict[ir.Value, ir.TensorProtocol], location: str) -> list[tuple[ir.TensorProtocol, int]]:
+    """Gives each weight its place in one data file; returns the tensors with their offsets, in order."""
+    offset, places = 0, []
+    for value, tensor in weights.items():
+        offset = -(-offset // _ALIGNMENT) * _ALIGNMENT
+        value.const_value = _elsewhere(tensor, value.name or "", location, offset)
+        places.append((tensor, offset))
+        offset += tensor.nbytes
+    return places
+
+
+def _copy(tensor: ir.TensorProtocol, file: FileIO, offset: int | None = None) -> None:
+    """Writes a tensor's bytes at `offset`, or at the end; from file to file where they lie in one."""
+    if offset is not None:
+        file.seek(offset)
+    if isinstance(tensor, ir.ExternalTensor):
+        with Path(tensor.path).open("rb") as source:
+            _copy_span(source.fileno(), file.fileno(), tensor.offset or 0, tensor.nbytes)
+    else:
+        _write(file, _bytes_of(tensor))
+
+
+def _copy_span(source: int, target: int, offset: int, length: int) -> None:
+    end = offset + length
+    while offset < end:
+        size = min(end - offset, _CHUNK)
+        try:
+            done = os.copy_file_range(source, target, size, offset)
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY:
+                raise
+            done = os.write(target, os.pread(source, min(size, 1 << 20), offset))
+        if done == 0:
+            raise OSError(errno.EIO, "a weights file is shorter than it was")
+        offset += done
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _digest(tensor: ir.TensorProtocol) -> str:
+    digest = hashlib.sha256()
+    if isinstance(tensor, ir.ExternalTensor):
+        with Path(tensor.path).open("rb") as source:
+            offset, end = tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes
+            while offset < end and (chunk := os.pread(source.fileno(), min(end - offset, 1 << 20), offset)):
+                digest.update(chunk)
+                offset += len(chunk)
+    else:
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """Little-endian, several elements of less than a byte in one; not copied where memory holds them so."""
+    if sys.byteorder == "big" or tensor.dtype.bitwidth < 8:
+        return tensor.tobytes()
+    array: np.ndarray = np.ascontiguousarray(tensor.numpy())
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _without_weights(data: mmap.mmap) -> tuple[list[bytes | Span], dict[str, Span]]:
+    """Returns the parts of a serialized model without its large weights, and where those lie.
+
+    Raises:
+        ValueError: the message is not laid out as every writer of ONNX does it, such as with two graphs.
+    """
+    graphs = [field for field in _fields(data, 0, len(data)) if field[0] == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        raise ValueError("not one graph")
+    _, begin, start, end = graphs[0]
+    parts: list[bytes | Span] = []
+    spans: dict[str, Span] = {}
+    size, kept = 0, start
+    for number, tag, first, last in _fields(data, start, end):
+        if number == _GRAPH_INITIALIZER and last - first >= LEAST_BYTES:
+            found = _light_tensor(data, first, last)
+            if found is not None:
+                name, light, span = found
+                if name in spans:
+                    raise ValueError("two initializers of one name")
+                spans[name] = span
+                parts += [Span(kept, tag - kept), light]
+                size += tag - kept + len(light)
+                kept = last
+    parts.append(Span(kept, end - kept))
+    size += end - kept
+    head: list[bytes | Span] = [Span(0, begin), _tag(_MODEL_GRAPH) + _varint(size)]
+    return [*head, *parts, Span(end, len(data) - end)], spans
+
+
+def _light_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, bytes, Span] | None:
+    """Returns name, serialized field without its bytes, and the place of the bytes; None where it has no large ones."""
+    kept, name, span = b"", "", None
+    for number, tag, first, last in _fields(data, start, end):
+        if number == _TENSOR_RAW_DATA:
+            if span is not None:
+                raise ValueError("two values")
+            span = Span(first, last - first)
+            continue
+        if number == _TENSOR_NAME:
+            name = data[first:last].decode()
+        if last - tag >= LEAST_BYTES:
+            return None  # typed data: not raw
+        kept += data[tag:last]
+    if span is None or span.length < LEAST_BYTES or not name:
+        return None
+    kept += _tag(_TENSOR_RAW_DATA) + _varint(0)
+    return name, _tag(_GRAPH_INITIALIZER) + _varint(len(kept)) + kept, span
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields for each field of a message its number, and where its tag, its value and the next field begin.
+
+    Raises:
+        ValueError: it ends too early, or is of a kind that ONNX does not use.
+    """
+    while start < end:
+        tag = start
+        key, start = _read_varint(data, start)
+        kind = key & 7
+        if kind == _BYTES:
+            length, start = _read_varint(data, start)
+            stop = start + length
+        elif kind == _VARINT:
+            _, stop = _read_varint(data, start)
+        elif kind in (_FIXED32, _FIXED64):
+            stop = start + (4 if kind == _FIXED32 else 8)
+        else:
+            raise ValueError("a group")
+        if stop > end:
+            raise ValueError("cut short")
+        yield key >> 3, tag, start, stop
+        start = stop
+
+
+def _read_varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+    number = shift = 0
+    while (byte := data[start]) > 127:
+        number |= (byte & 127) << shift
+        shift += 7
+        start += 1
+        if shift > 63:
+            raise ValueError("no number")
+    return number | byte << shift, start + 1
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | _BYTES)

@@ -1,0 +1,165 @@
+"""ONNX files without their weights in memory: what is read and written is what the library reads and writes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from planc.compiler import reference, storage
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "float": RNG.standard_normal((40, 30), dtype=np.float32),
+    "half": RNG.standard_normal((700,)).astype(np.float16),
+    "brain": RNG.standard_normal((700, 2)).astype(ml_dtypes.bfloat16),
+    "long": RNG.integers(-9, 9, (200, 3)),
+    "bool": RNG.integers(0, 2, 2000).astype(bool),
+    "small": np.arange(5, dtype=np.float32),
+    "scalar": np.array(3, np.int64),
+    "empty": np.zeros((0, 7), np.float32),
+    "four": RNG.integers(-8, 8, 3001).astype(ml_dtypes.int4),
+}
+WRITERS: dict[str, Callable[[ir.Model, Path], None]] = {
+    "whole": storage.save_whole,
+    "beside": storage.save,
+    "named": storage.save_named_by_content,
+}
+
+
+def _proto() -> onnx.ModelProto:
+    tensors = [ir.to_proto(ir.tensor(array, name=name)) for name, array in ARRAYS.items()]
+    tensors.append(helper.make_tensor("words", TensorProto.STRING, [2], [b"a" * 600, b"b" * 600]))
+    tensors.append(helper.make_tensor("typed", TensorProto.FLOAT, [400], list(range(400))))
+    one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [40, 30])
+    two = helper.make_tensor_value_info("y", TensorProto.FLOAT, [40, 30])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "float"], ["y"])], "g", [one], [two], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "g.onnx"
+    path.parent.mkdir()
+    path.write_bytes(_proto().SerializeToString())
+    return path
+
+
+def _arrays(path: Path) -> dict[str, bytes]:
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    return {name: repr(array.tolist()).encode() for name, array in arrays.items()}
+
+
+def test_reads_all_but_the_large_weights(file: Path) -> None:
+    proto, spans = storage.load_light(file)
+    assert set(spans) == {"float", "half", "brain", "long", "bool", "four"}
+    assert len(proto.SerializeToString()) < 5000
+    data = file.read_bytes()
+    for name, span in spans.items():
+        assert data[span.offset : span.offset + span.length] == ir.tensor(ARRAYS[name]).tobytes()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writes_what_it_read(name: str, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "g.onnx"
+    out.parent.mkdir()
+    WRITERS[name](storage.load(file), out)
+    onnx.checker.check_model(str(out))
+    assert _arrays(out) == _arrays(file)
+    data = list(out.parent.glob("*.data"))
+    assert len(data) == (name != "whole")
+    again = storage.load(out)
+    for key, array in ARRAYS.items():
+        tensor = again.graph.initializers[key].const_value
+        assert tensor is not None
+        np.testing.assert_array_equal(tensor.numpy(), array)
+    assert reference.refusal(out) is None
+    np.testing.assert_array_equal(reference.runner(out)({"x": ARRAYS["float"]})["y"], ARRAYS["float"] + ARRAYS["float"])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writing_leaves_the_graph_as_it_was(name: str, file: Path, tmp_path: Path) -> None:
+    model = storage.load(file)
+    before = {key: value.const_value for key, value in model.graph.initializers.items()}
+    WRITERS[name](model, tmp_path / "g.onnx")
+    assert {key: value.const_value for key, value in model.graph.initializers.items()} == before
+
+
+def test_weights_of_the_same_folder_stay_where_they_are(file: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    storage.save(storage.load(file), first)
+    model = storage.load(first)
+    model.graph.initializers["half"].const_value = ir.tensor(2 * ARRAYS["half"], name="half")
+    storage.save(model, second)
+    assert (tmp_path / "b.onnx.data").stat().st_size == ARRAYS["half"].nbytes
+    expected = _arrays(first) | {"half": repr((2 * ARRAYS["half"]).tolist()).encode()}
+    assert _arrays(second) == expected
+    assert str(tmp_path).encode() not in second.read_bytes()
+
+
+def test_the_name_of_the_data_tells_its_content(file: Path, tmp_path: Path) -> None:
+    model = storage.load(file)
+    storage.save_named_by_content(model, tmp_path / "g.onnx")
+    storage.save_named_by_content(model, tmp_path / "g.onnx")
+    (first,) = tmp_path.glob("g.onnx.*.data")
+    model.graph.initializers["bool"].const_value = ir.tensor(~ARRAYS["bool"], name="bool")
+    storage.save_named_by_content(model, tmp_path / "g.onnx")
+    assert len(list(tmp_path.glob("g.onnx.*.data"))) == 2
+    assert first.exists()
+
+
+def test_a_linked_file_is_read(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "soft.onnx").symlink_to(file)
+    os.link(file, tmp_path / "hard.onnx")
+    for name in ("soft.onnx", "hard.onnx"):
+        tensor = storage.load(tmp_path / name).graph.initializers["float"].const_value
+        assert tensor is not None
+        np.testing.assert_array_equal(tensor.numpy(), ARRAYS["float"])
+
+
+def test_two_initializers_of_one_name_are_left_to_the_library(file: Path) -> None:
+    proto = _proto()
+    proto.graph.initializer.append(proto.graph.initializer[0])
+    file.write_bytes(proto.SerializeToString())
+    light, spans = storage.load_light(file)
+    assert not spans
+    assert light == proto
+
+
+def test_a_file_cut_short_is_never_taken_for_whole(file: Path) -> None:
+    data = file.read_bytes()
+    for end in range(1, len(data), 97):
+        file.write_bytes(data[:end])
+        try:
+            whole = onnx.ModelProto.FromString(data[:end])
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                storage.load_light(file)
+        else:
+            assert storage.load_light(file)[0] == whole
+
+
+def test_changed_bytes_are_read_as_the_library_reads_them(file: Path) -> None:
+    data = file.read_bytes()
+    for place in range(0, len(data), 41):
+        changed = bytearray(data)
+        changed[place] ^= 0x15
+        file.write_bytes(changed)
+        try:
+            whole = onnx.ModelProto.FromString(bytes(changed))
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                storage.load_light(file)
+            continue
+        light, spans = storage.load_light(file)
+        for tensor in light.graph.initializer:
+            if tensor.name in spans:
+                span = spans[tensor.name]
+                tensor.raw_data = bytes(changed[span.offset : span.offset + span.length])
+        assert light == whole
