@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -48,17 +49,20 @@ class Fusion(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuses in place."""
-        modified = False
+        modified, gone = False, dict[ir.Node, None]()
         for graph, anchor in self._found(model):
             opset = _opset(model, graph)
-            if anchor.graph is not graph or opset < self.opset:
-                continue  # gone with a pattern before it
+            if anchor in gone or opset < self.opset:
+                continue
             try:
                 fused = self.match(anchor, opset)
             except Miss:
                 continue
-            _put(model, graph, fused)
+            gone.update(dict.fromkeys(_put(model, graph, fused)))
             modified = True
+        for graph, nodes in groupby(gone, key=lambda node: node.graph):
+            assert graph is not None
+            graph.remove(list(nodes))  # together: each call walks over all outputs of the graph
         return ir.passes.PassResult(model, modified=modified)
 
     def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
@@ -72,7 +76,8 @@ class Fusion(Pass):
             except Miss as miss:
                 yield anchor, str(miss)
             else:
-                _discard(fused)
+                for node in fused.nodes:
+                    _detach(node)
 
     def _found(self, model: ir.Model) -> Iterator[tuple[ir.Graph | ir.Function, ir.Node]]:
         for graph in all_graphs(model):
@@ -112,8 +117,8 @@ def _opset(model: ir.Model, graph: ir.Graph | ir.Function) -> int:
     return home.opset_imports.get("", 0)
 
 
-def _put(model: ir.Model, graph: ir.Graph | ir.Function, fused: Fused) -> None:
-    """Puts the new nodes into the graph, and removes those of the pattern that nothing needs any more."""
+def _put(model: ir.Model, graph: ir.Graph | ir.Function, fused: Fused) -> list[ir.Node]:
+    """Puts the new nodes into the graph; returns those that nothing needs any more, without their inputs."""
     home = graph if isinstance(graph, ir.Function) else model
     for new in fused.nodes:
         new.metadata_props.update(fused.at.metadata_props)
@@ -126,7 +131,7 @@ def _put(model: ir.Model, graph: ir.Graph | ir.Function, fused: Fused) -> None:
     for old, output in fused.outputs.items():
         output.name, output.type, output.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(output, replace_graph_outputs=True)
-    _remove_unused([node for old in fused.outputs if (node := old.producer()) is not None])
+    return _unused([node for old in fused.outputs if (node := old.producer()) is not None])
 
 
 def _register(home: ir.Graph, value: ir.Value) -> None:
@@ -140,17 +145,18 @@ def _register(home: ir.Graph, value: ir.Value) -> None:
     home.register_initializer(value)
 
 
-def _remove_unused(pending: list[ir.Node]) -> None:
+def _unused(pending: list[ir.Node]) -> list[ir.Node]:
+    found = []
     while pending:
         node = pending.pop()
-        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+        if any(output.uses() or output.is_graph_output() for output in node.outputs):
             continue
-        makers = [value.producer() for value in node.inputs if value is not None]
-        node.graph.remove(node, safe=True)
-        pending += [maker for maker in makers if maker is not None]
+        found.append(node)
+        pending += [maker for value in node.inputs if value is not None and (maker := value.producer()) is not None]
+        _detach(node)
+    return found
 
 
-def _discard(fused: Fused) -> None:
-    for node in fused.nodes:
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
+def _detach(node: ir.Node) -> None:
+    for index in range(len(node.inputs)):
+        node.replace_input_with(index, None)
