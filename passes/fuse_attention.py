@@ -22,7 +22,8 @@ class FuseAttention(Fusion):
 
     In no preset: the operator is of opset 23, and no faster on a CPU. ViT-S has half the nodes, and takes 0.99 to 1.02
     of the time on one thread in ONNX Runtime 1.31 and 1.03 in OpenVINO 2026.4. MultiHeadAttention of ONNX Runtime
-    takes 1.01 to 1.03. To have it: --pass upgrade-opset{least=23}, and others, before --pass fuse-attention.
+    takes 0.99 to 1.03. To have it, on a graph that planc has optimized: --pass upgrade-opset{least=23}
+    --pass infer-shapes --pass fold-shapes --pass fuse-attention --pass remove-unused.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
