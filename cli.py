@@ -182,6 +182,9 @@ def optimize(
     dims: Dims = [],  # noqa: B006
     data: Data = None,
     tolerance: Tolerances = [],  # noqa: B006
+    explain: Annotated[
+        list[str], typer.Option("--explain", metavar="NAME", help="Say where a pass did not match.")
+    ] = [],  # noqa: B006
     overwrite: Overwrite = False,
     time_limit: TimeLimit = 3600,
     memory_limit: MemoryLimit = None,
@@ -193,7 +196,7 @@ def optimize(
     from .compiler import pipeline
     from .compiler.optimize import Recipe
 
-    recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True)
+    recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True, explain=tuple(explain))
     if not check and (inputs or dims or data or tolerance):
         raise UsageError("--input, --dim, --inputs and --tolerance say how to check", hint="Add --check")
     wanted = _check(source, inputs, dims, data, tolerance) if check else None
@@ -220,6 +223,11 @@ def optimize(
     print(f"changed by: {', '.join(dict.fromkeys(report.changed_by)) or 'no pass'}")
     for name, reason in report.skipped.items():
         print(f"left out {name}: {reason}")
+    for name in explain:
+        for one in report.explained.get(name, ()):
+            print(f"{name}: no match at {one['origin'] or one['node']} ({one['op']}): {one['reason']}")
+        if not report.explained.get(name):
+            print(f"{name}: {'nothing left to match' if name in report.explained else 'did not run'}")
     if report.checked:
         print(f"checked at {'; '.join(report.checked['points'])}: off by {report.checked['max_abs']:.3g} at most")
 

@@ -40,6 +40,7 @@ class Report:
         passes: for each pass that ran: name, whether it modified the graph, nodes after it, seconds.
         skipped: name of each pass that was left out because it failed, and why.
         checked: with `--check`, the sizes at which the result ran beside the source, and the largest errors.
+        explained: for each pass that the recipe asks about: node, origin, operator and reason of its near misses.
     """
 
     before: dict[str, Any]
@@ -47,6 +48,7 @@ class Report:
     passes: list[dict[str, Any]]
     skipped: dict[str, str] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
+    explained: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     @property
     def changed_by(self) -> list[str]:
@@ -67,6 +69,7 @@ class Recipe:
         embed: whether weights go into the file, up to what protobuf holds; else beside it.
         trusted: whether the shapes that the file states for inner values are true, as those of planc's own export.
         own: whether the file is one that planc wrote and checked, and the caller loads the result by itself.
+        explain: names of passes whose near misses go into the report.
     """
 
     family: str = "onnx"
@@ -77,6 +80,7 @@ class Recipe:
     embed: bool = False
     trusted: bool = False
     own: bool = False
+    explain: tuple[str, ...] = ()
 
 
 def optimize(source: Path, out: Path, recipe: Recipe, *, limits: Limits, on_event: Emit | None = None) -> Report:
@@ -123,9 +127,10 @@ def chosen_passes(recipe: Recipe) -> "tuple[Pass, ...]":
     from .. import passes
 
     known = passes.names()
-    for name in recipe.skip:
-        if name not in known:
-            raise UsageError(f"--skip {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
+    for option, given in (("--skip", recipe.skip), ("--explain", recipe.explain)):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{option} {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
     if recipe.family not in passes.PRESETS:
         raise UsageError(f"unknown preset {recipe.family!r}", hint=did_you_mean(recipe.family, passes.PRESETS))
     try:
@@ -189,8 +194,10 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             skipped=skipped,
             strict=recipe.strict,
             thorough=thorough,
+            explain=recipe.explain,
             emit=emit,
         )
+        near = {one["name"]: one.pop("near_misses") for one in done if "near_misses" in one}
         emit("stage", "write")
         for value, shape in zip(model.graph.outputs, stated, strict=True):
             value.shape = _restated(value.shape, shape)
@@ -198,7 +205,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             write(model, out, embed=recipe.embed)
         failure = None if recipe.own else reference.refusal(out)
         if failure is None:
-            return Report(before, size(model), done, left_out)
+            return Report(before, size(model), done, left_out, near)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
 
 
@@ -221,6 +228,7 @@ def apply(
     skipped: Mapping[str, str] = MappingProxyType({}),
     strict: bool = False,
     thorough: bool = False,
+    explain: Sequence[str] = (),
     emit: Emit = lambda _kind, _value: None,
 ) -> "tuple[ir.Model, list[dict[str, Any]], dict[str, str]]":
     """Runs passes on a graph; after a failure, again from the start without the one that failed.
@@ -231,6 +239,7 @@ def apply(
         skipped: names that do not run, with the reason.
         strict: whether a failure is an error.
         thorough: whether the ONNX checker looks at the graph after each pass.
+        explain: names of passes after which their near misses are collected.
         emit: receives the stages.
 
     Returns:
@@ -242,7 +251,7 @@ def apply(
     left_out = dict(skipped)
     while True:
         model = load()
-        done, failed = _apply(model, [one for one in chosen if one.name not in left_out], thorough, emit)
+        done, failed = _apply(model, [one for one in chosen if one.name not in left_out], thorough, explain, emit)
         if failed is None:
             return model, done, left_out
         name, reason = failed
@@ -253,7 +262,7 @@ def apply(
 
 
 def _apply(
-    model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, emit: Emit
+    model: "ir.Model", chosen: "Sequence[Pass]", thorough: bool, explain: Sequence[str], emit: Emit
 ) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
     """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
     from ..passes import all_graphs, check, signature
@@ -280,7 +289,18 @@ def _apply(
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
+        if one.name in explain:
+            done[-1]["near_misses"] = _near_misses(one, model)
     return done, None
+
+
+def _near_misses(one: "Pass", model: "ir.Model") -> list[dict[str, str]]:
+    from ..passes import ORIGIN
+
+    return [
+        {"node": node.name or "", "origin": node.metadata_props.get(ORIGIN, ""), "op": node.op_type, "reason": reason}
+        for node, reason in one.near_misses(model)
+    ]
 
 
 def _check_fully(model: "ir.Model") -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ._base import Miss
 from ._constants import new_constant, own_view
-from ._match import only_use, replace
+from ._match import only_use, require, text
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm")
 _FLOATS = (ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -69,12 +69,12 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
     if node is None or node.domain != "" or node.op_type not in op_types or node.graph is not user.graph:
         return None
     if not only_use(value):
-        raise Miss(f"something else needs the output of the {node.op_type}")
+        raise Miss(f"something else needs {text(value)} of the {node.op_type}")
     weight = node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     for operand in (weight, bias) if bias is not None else (weight,):
         if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
-            raise Miss(f"an operand of the {node.op_type} is no constant")
+            raise Miss(f"the operand {text(operand)} of the {node.op_type} is no constant")
         if operand.const_value.dtype not in _FLOATS:
             raise Miss("the weight is not of a floating-point type")
     assert weight is not None and weight.const_value is not None
@@ -115,8 +115,31 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
     new = ir.Node("", node.op_type, operands, tuple(attributes.values()), num_outputs=1)
     graph = node.graph
     assert graph is not None
-    replace(last, new)
+    _put(new, last)
     graph.remove(node, safe=True)
+
+
+def require_copyable(weight: ir.Value) -> None:
+    """Checks that a weight may change: nothing else uses it, or a copy of it is small.
+
+    Raises:
+        Miss: it may not.
+    """
+    assert weight.const_value is not None
+    small = weight.const_value.nbytes <= _SMALL
+    require(_own(weight) or small, f"something else uses the weight {text(weight)}, which is too large to copy")
+
+
+def _put(new: ir.Node, last: ir.Node) -> None:
+    """Puts `new` in the place of `last`: its output gets the name, type and users of the old one."""
+    graph = last.graph
+    assert graph is not None
+    old, output = last.outputs[0], new.outputs[0]
+    output.name, output.type, output.shape = old.name, old.type, old.shape
+    new.metadata_props.update(last.metadata_props)
+    graph.insert_before(last, new)
+    old.replace_all_uses_with(output, replace_graph_outputs=True)
+    graph.remove(last, safe=True)
 
 
 def _transposed(node: ir.Node) -> bool:
@@ -139,8 +162,7 @@ def _weight(found: Linear, scale: np.ndarray | None) -> ir.TensorProtocol | None
         return None
     old = found.weight.const_value
     assert old is not None
-    if not _own(found.weight) and old.nbytes > _SMALL:
-        raise Miss("something else uses the weight, which is too large to copy")
+    require_copyable(found.weight)
     if abs(scale).max(initial=0) > _GREATEST:
         raise Miss("the constant is too great")
     make = partial(_scaled, old, *_layout(found, old.shape.numpy(), scale))

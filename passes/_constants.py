@@ -66,6 +66,12 @@ def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def free_constant(name: str, array: np.ndarray) -> ir.Value:
+    """Returns a constant that is not in a graph yet."""
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+
+
 def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Returns a tensor of its own on the same bytes of a file, which are unmapped when it goes; others as they are."""
     if not isinstance(tensor, ir.ExternalTensor):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from ._base import Miss
 from ._constants import scalar
 
 _NEAR = 1e-5
@@ -51,13 +52,76 @@ def orders(node: ir.Node) -> Iterable[tuple[ir.Value | None, ir.Value | None]]:
     return ((left, right), (right, left))
 
 
-def replace(last: ir.Node, new: ir.Node) -> None:
-    """Puts `new` in the place of `last`: its output gets the name, type and users of the old one."""
-    graph = last.graph
-    assert graph is not None
-    old, output = last.outputs[0], new.outputs[0]
-    output.name, output.type, output.shape = old.name, old.type, old.shape
-    new.metadata_props.update(last.metadata_props)
-    graph.insert_before(last, new)
-    old.replace_all_uses_with(output, replace_graph_outputs=True)
-    graph.remove(last, safe=True)
+def user(value: ir.Value, *op_types: str) -> ir.Node:
+    """Returns the one node that uses `value`, in the graph that computes it.
+
+    Raises:
+        Miss: something else needs the value too, or the node is none of `op_types` of the default domain.
+    """
+    if value.is_graph_output():
+        raise Miss(f"{text(value)} is an output of the graph")
+    uses = value.uses()
+    if len(uses) != 1:
+        names = ", ".join(sorted(f"{use.node.op_type} {use.node.name!r}" for use in uses)[:3])
+        raise Miss(f"{text(value)} has {len(uses)} uses{f': {names}' if names else ''}")
+    node = next(iter(uses)).node
+    maker = value.producer()
+    if maker is not None and node.graph is not maker.graph:
+        raise Miss(f"{text(value)} is used in a subgraph")
+    return expect(node, *op_types)
+
+
+def expect(node: ir.Node | None, *op_types: str) -> ir.Node:
+    """Returns the node, if it is one of `op_types` of the default domain with one output.
+
+    Raises:
+        Miss: it is another one.
+    """
+    if node is None:
+        raise Miss(f"an input or a constant stands where {' or '.join(op_types)} is looked for")
+    if node.domain != "" or node.op_type not in op_types or len(node.outputs) != 1:
+        raise Miss(f"{node.op_type} {node.name!r} stands where {' or '.join(op_types)} is looked for")
+    return node
+
+
+def source(value: ir.Value | None, *op_types: str) -> ir.Node:
+    """Returns the node that computes `value`, whoever needs it.
+
+    Raises:
+        Miss: it is none of `op_types`.
+    """
+    return expect(value.producer() if value is not None else None, *op_types)
+
+
+def maker(value: ir.Value | None, *op_types: str) -> ir.Node:
+    """Returns the node that computes `value`; nothing else needs the value.
+
+    Raises:
+        Miss: something else needs it, or the node is none of `op_types`.
+    """
+    node = source(value, *op_types)
+    require(only_use(value), f"{text(value)} is needed outside of the pattern")
+    return node
+
+
+def beside(node: ir.Node, value: ir.Value | None) -> ir.Value | None:
+    """Returns the other input of a node of two inputs."""
+    left, right = node.inputs
+    return right if left is value else left
+
+
+def require(condition: object, reason: str) -> None:
+    """Raises Miss with the reason unless the condition holds."""
+    if not condition:
+        raise Miss(reason)
+
+
+def text(value: ir.Value | None) -> str:
+    """Returns a value's name with its dtype and shape, as reasons name it."""
+    if value is None:
+        return "an absent input"
+    number = scalar(value)
+    if number is not None:
+        return f"{value.name!r} = {number:g}"
+    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
+    return f"{value.name!r} ({dtype}{value.shape if value.shape is not None else ' of unknown shape'})"

@@ -24,6 +24,8 @@ def sizes_of(value: ir.Value) -> list[Size] | None:
 def refine(node: ir.Node) -> None:
     """Computes the output's sizes from the inputs' where a rule is known, and keeps those that say more."""
     rule = _RULES.get(node.op_type) if node.domain == "" else None
+    if node.op_type == "Split" and node.domain == "":
+        _refine_split(node)
     if rule is None or any(value is None or value.shape is None for value in node.inputs):
         return
     sizes = rule(node, [sizes_of(value) or [] for value in node.inputs if value is not None])
@@ -54,6 +56,11 @@ def _transpose(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None
 
 
 def _broadcast(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    return broadcast(inputs)
+
+
+def broadcast(inputs: Sequence[list[Size]]) -> list[Size] | None:
+    """Returns the sizes of inputs that are broadcast together; None where names leave it open."""
     rank = max(len(sizes) for sizes in inputs)
     result: list[Size] = []
     ones: list[Size] = [1] * rank
@@ -70,13 +77,53 @@ def _matmul(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
     left, right = inputs
     if len(left) < 2 or len(right) < 2:
         return None
-    batch = _broadcast(_node, [left[:-2], right[:-2]])
+    batch = broadcast([left[:-2], right[:-2]])
     return None if batch is None else [*batch, left[-2], right[-1]]
+
+
+def _concat(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    axis = node.attributes["axis"].as_int() % max(len(inputs[0]), 1)
+    if len({len(sizes) for sizes in inputs}) != 1:
+        return None
+    sizes = [_best(column) for column in zip(*inputs, strict=True)]
+    parts = [one[axis] for one in inputs]
+    numbers = [part for part in parts if isinstance(part, int)]
+    sizes[axis] = sum(numbers) if len(numbers) == len(parts) else _own(node.outputs[0], axis)
+    return sizes
+
+
+def _gather(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    data, indices = inputs
+    axis = node.attributes.get_int("axis", 0) % max(len(data), 1)
+    return [*data[:axis], *indices, *data[axis + 1 :]] if data else None
+
+
+def _refine_split(node: ir.Node) -> None:
+    whole = sizes_of(node.inputs[0]) if node.inputs[0] is not None else None
+    axis = node.attributes.get_int("axis", 0)
+    if not whole or not -len(whole) <= axis < len(whole):
+        return
+    for output in node.outputs:
+        part = _own(output, axis % len(whole))
+        keep(output, [part if one == axis % len(whole) else size for one, size in enumerate(whole)])
+
+
+def _best(equal: Sequence[Size]) -> Size:
+    """Of sizes that are equal: a number, or else a name that the inference did not invent."""
+    return min(equal, key=lambda size: (isinstance(size, str), str(size).startswith("unk__")))
+
+
+def _own(output: ir.Value, axis: int) -> Size:
+    """The size that the output has already, or a name of its own."""
+    known = sizes_of(output)
+    return known[axis] if known is not None else f"{output.name}.{axis}"
 
 
 _RULES: dict[str, Callable[[ir.Node, Sequence[list[Size]]], list[Size] | None]] = {
     **dict.fromkeys(_SAME_AS_FIRST, _first),
     **dict.fromkeys(_BROADCAST, _broadcast),
+    "Concat": _concat,
+    "Gather": _gather,
     "MatMul": _matmul,
     "Transpose": _transpose,
 }

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import constant, new_constant
-from ._shapes import Size, keep, refine, sizes_of
+from ._shapes import Size, broadcast, keep, refine, sizes_of
 from ._walk import all_graphs
 
 _MOST_SIZES = 64
@@ -41,7 +41,7 @@ def _fold(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> b
     if node.op_type == "Reshape":
         return _fold_reshape(home, node, known)
     if node.op_type == "Expand":
-        return _fold_operand(home, node, 1, known)
+        return _fold_expand(home, node, known)
     rule, output = _RULES.get(node.op_type), node.outputs[0]
     if rule is None or output.dtype is not ir.DataType.INT64 or output.shape is None or len(output.shape) > 1:
         return False
@@ -79,11 +79,14 @@ def _fold_reshape(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size
     return _materialize(home, node)
 
 
-def _fold_operand(home: ir.Graph, node: ir.Node, index: int, known: dict[ir.Value, list[Size]]) -> bool:
-    sizes, operand = _sizes(node.inputs[index], known), node.inputs[index]
+def _fold_expand(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
+    sizes, operand = _sizes(node.inputs[1], known), node.inputs[1]
+    have = sizes_of(node.inputs[0]) if node.inputs[0] is not None else None
+    if sizes is not None and have is not None and -1 not in sizes and (both := broadcast([have, sizes])) is not None:
+        keep(node.outputs[0], both)
     if sizes is None or constant(operand) is not None or not all(isinstance(size, int) for size in sizes):
         return False
-    node.replace_input_with(index, new_constant(home, f"{node.outputs[0].name}_shape", np.array(sizes, dtype=np.int64)))
+    node.replace_input_with(1, new_constant(home, f"{node.outputs[0].name}_shape", np.array(sizes, dtype=np.int64)))
     return True
 
 

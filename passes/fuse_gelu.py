@@ -2,84 +2,78 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 
-from ._base import Pass
+from ._base import Miss
 from ._constants import scalar
-from ._match import inner, near, orders, producer, replace, with_scalar
-from ._walk import all_graphs
-
-OPSET = 20
+from ._fusion import Fused, Fusion, single
+from ._match import beside, inner, maker, near, orders, producer, require, text, user, with_scalar
 
 
 @dataclass(frozen=True)
-class FuseGelu(Pass):
+class FuseGelu(Fusion):
     """Fuses GELU: x * 0.5 * (1 + erf(x / sqrt 2)) -> Gelu(x); with tanh -> Gelu(x, approximate="tanh").
 
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415; the operator is of opset 20.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fuses in place."""
-        modified = False
-        if model.opset_imports.get("", 0) < OPSET:
-            return ir.passes.PassResult(model, modified=False)
-        for graph in all_graphs(model):
-            for node in graph:
-                if node.domain == "" and node.op_type == "Mul" and (found := _gelu(node)) is not None:
-                    value, approximate = found
-                    attributes = {"approximate": "tanh"} if approximate else {}
-                    replace(node, ir.node("Gelu", [value], attributes=attributes))
-                    modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    anchors: ClassVar[frozenset[str]] = frozenset({"Erf", "Tanh"})
+    opset: ClassVar[int] = 20
+
+    def match(self, anchor: ir.Node, _opset: int, /) -> Fused:
+        """Goes up from the curve to x, then down through the products, whatever their order."""
+        tanh = anchor.op_type == "Tanh"
+        x = _base_of_tanh(anchor) if tanh else _scaled(anchor.inputs[0], 1 / math.sqrt(2))
+        gate = user(anchor.outputs[0], "Add")
+        require(with_scalar(gate, 1.0), f"{text(beside(gate, anchor.outputs[0]))} is added to the curve, not 1")
+        return single(_end(gate.outputs[0], x), "Gelu", [x], attributes={"approximate": "tanh"} if tanh else {})
 
 
-def _gelu(last: ir.Node) -> tuple[ir.Value, bool] | None:
-    """Returns x and whether it is the tanh form, for the Mul that ends 0.5 * x * gate in any order of products."""
-    product = inner(with_scalar(last, 0.5), "Mul")
-    for value, gate in orders(product) if product is not None else ():
-        if (form := _gate(gate, value)) is not None:
-            return value, form  # type: ignore[return-value]
-    for value, other in orders(last):
-        half_gate = with_scalar(inner(other, "Mul"), 0.5)
-        if half_gate is not None and (form := _gate(half_gate, value)) is not None:
-            return value, form  # type: ignore[return-value]
-        whole = with_scalar(producer(value, "Mul"), 0.5)
-        if whole is not None and (form := _gate(other, whole)) is not None:
-            return whole, form
-    return None
+def _end(gate: ir.Value, x: ir.Value) -> ir.Node:
+    """Returns the Mul that ends 0.5 * x * gate, in any order of the three."""
+    product = user(gate, "Mul")
+    other = beside(product, gate)
+    if other is x:
+        last = user(product.outputs[0], "Mul")
+        require(with_scalar(last, 0.5), f"{text(beside(last, product.outputs[0]))} scales the product, not 0.5")
+        return last
+    if with_scalar(product, 0.5) is gate:
+        last = user(product.outputs[0], "Mul")
+        require(beside(last, product.outputs[0]) is x, f"the gate multiplies another value than {text(x)}")
+        return last
+    half = with_scalar(producer(other, "Mul"), 0.5)
+    require(half is x, f"the gate multiplies {text(other)}: neither x = {text(x)} nor 0.5 nor 0.5 * x")
+    return product
 
 
-def _gate(gate: ir.Value | None, value: ir.Value | None) -> bool | None:
-    """For gate = 1 + erf(x / sqrt 2): False; for gate = 1 + tanh(...): True; None for anything else."""
-    curve = with_scalar(inner(gate, "Add"), 1.0)
-    if (erf := inner(curve, "Erf")) is not None:
-        return False if _scaled(erf.inputs[0], 1 / math.sqrt(2)) is value and value is not None else None
-    if (tanh := inner(curve, "Tanh")) is not None:
-        sum_ = inner(_scaled(tanh.inputs[0], math.sqrt(2 / math.pi)), "Add")
-        for one, cubic in orders(sum_) if sum_ is not None else ():
-            if one is value and value is not None and _is_cube(_scaled(cubic, 0.044715), value):
-                return True
-    return None
-
-
-def _scaled(value: ir.Value | None, factor: float) -> ir.Value | None:
+def _scaled(value: ir.Value | None, factor: float) -> ir.Value:
     """Returns x for x * factor, or x / (1 / factor)."""
-    if (product := inner(value, "Mul")) is not None:
-        return with_scalar(product, factor)
-    quotient = inner(value, "Div")
-    if quotient is None:
-        return None
-    divisor = scalar(quotient.inputs[1])
-    return quotient.inputs[0] if divisor is not None and near(divisor, 1 / factor, _dtype(quotient.inputs[1])) else None
+    node = maker(value, "Mul", "Div")
+    if node.op_type == "Mul":
+        found = with_scalar(node, factor)
+    else:
+        top, bottom = node.inputs
+        number = scalar(bottom)
+        dtype = bottom.dtype if bottom is not None else None
+        found = top if number is not None and near(number, 1 / factor, dtype) else None
+    if found is None:
+        raise Miss(f"{text(value)} is not x * {factor:.6g}: {node.op_type} of {' and '.join(map(text, node.inputs))}")
+    return found
 
 
-def _dtype(value: ir.Value | None) -> ir.DataType | None:
-    return value.dtype if value is not None else None
+def _base_of_tanh(tanh: ir.Node) -> ir.Value:
+    """Returns x for tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))."""
+    total = maker(_scaled(tanh.inputs[0], math.sqrt(2 / math.pi)), "Add")
+    for x, cubic in orders(total):
+        scaled = with_scalar(inner(cubic, "Mul"), 0.044715)
+        if x is not None and scaled is not None and _is_cube(scaled, x):
+            return x
+    raise Miss(f"{text(total.outputs[0])} is not x + 0.044715 * x ** 3")
 
 
-def _is_cube(value: ir.Value | None, base: ir.Value) -> bool:
+def _is_cube(value: ir.Value, base: ir.Value) -> bool:
     if (power := inner(value, "Pow")) is not None:
         return power.inputs[0] is base and scalar(power.inputs[1]) == 3
     product = inner(value, "Mul")

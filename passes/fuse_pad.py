@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ._base import Miss, Pass
 from ._constants import constant, scalar, without_defaults
+from ._fusion import near_rules
 from ._match import only_use, producer
 from ._walk import all_graphs, all_nodes
 
@@ -27,17 +28,24 @@ class FusePad(Pass):
         """Fuses pools in place, and applies onnxscript's rules for convolutions."""
         if not any(node.op_type == "Pad" for node in all_nodes(model)):
             return ir.passes.PassResult(model, modified=False)
-        modified = False
+        from onnxscript.rewriter import RewritePass
+
+        with without_defaults(model):
+            modified = bool(RewritePass(_rules())(model).modified)
         for graph in all_graphs(model):
             for node in graph:
                 try:
                     modified |= _fuse_pool(graph, node)
                 except Miss:
                     continue
-        return ir.passes.PassResult(model, modified=_fuse_convs(model) or modified)
+        return ir.passes.PassResult(model, modified=modified)
 
     def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
-        """Yields each pool behind a Pad, and what is in the way."""
+        """Yields each Conv and pool behind a Pad, and what is in the way."""
+        padded = [node for node in all_nodes(model) if node.op_type == "Conv" and producer(node.inputs[0], "Pad")]
+        with without_defaults(model):
+            missed = near_rules(_rules(), model, padded) if padded else []
+        yield from missed
         for node in all_nodes(model):
             try:
                 _match(node)
@@ -45,8 +53,8 @@ class FusePad(Pass):
                 yield node, str(reason)
 
 
-def _fuse_convs(model: ir.Model) -> bool:
-    from onnxscript.rewriter import RewritePass
+def _rules() -> list[Any]:
+    """Those of onnxscript, without that for ConvInteger, which pads with its zero point."""
     from onnxscript.rewriter.pattern import MatchResult
     from onnxscript.rewriter.rules import common as rules
     from onnxscript.rewriter.rules.common._fuse_pad_into_conv import NormalizePadFormatConv
@@ -61,8 +69,7 @@ def _fuse_convs(model: ir.Model) -> bool:
                 return MatchResult().fail("the kernel is dilated")
             return super().check(context, conv, **rest)
 
-    with without_defaults(model):  # ConvInteger pads with its zero point: that rule is not among them
-        return bool(RewritePass([SpellOutPads.rule(), rules.fuse_pad_into_conv_rule])(model).modified)
+    return [SpellOutPads.rule(), rules.fuse_pad_into_conv_rule]
 
 
 def _fuse_pool(graph: ir.Graph | ir.Function, node: ir.Node) -> bool:

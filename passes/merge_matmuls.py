@@ -84,6 +84,8 @@ def _merge(model: ir.Model, nodes: list[ir.Node]) -> None:
     widths = np.array([array.shape[1] for array in weights], dtype=np.int64)
     sizes = new_constant(model.graph, f"{first.outputs[0].name}_widths", widths)
     split = ir.node("Split", [chain[-1].outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(nodes))
+    for step in chain:
+        _state(step.outputs[0], first.outputs[0], int(widths.sum()))
     last = [add or node for node, add in zip(nodes, adds, strict=True)]
     for step in (*chain, split):
         step.metadata_props.update(first.metadata_props)
@@ -93,3 +95,10 @@ def _merge(model: ir.Model, nodes: list[ir.Node]) -> None:
         old.outputs[0].replace_all_uses_with(output)
     for node, add in zip(nodes, adds, strict=True):
         graph.remove([one for one in (add, node) if one is not None], safe=True)
+
+
+def _state(value: ir.Value, like: ir.Value, width: int) -> None:
+    """Gives a new value the type of `like`, and its shape but for the width."""
+    value.type = like.type
+    if like.shape is not None:
+        value.shape = ir.Shape([*list(like.shape)[:-1], width])

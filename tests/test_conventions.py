@@ -15,7 +15,7 @@ import pytest
 from planc.compiler import plugins, target
 from planc.compiler.errors import EXIT_CODES
 from planc.compiler.target import TARGETS, Precision, find_target, target_names
-from planc.passes import PRESETS
+from planc.passes import EXTRA, PRESETS
 from planc.passes._base import Pass
 
 ROOT = Path(__file__).parents[1]
@@ -64,9 +64,12 @@ def test_a_pass_is_named_alike_everywhere(stem: str) -> None:
     assert (ROOT / "tests" / "passes" / f"test_{stem}.py").is_file()
 
 
-def test_each_pass_is_in_a_preset() -> None:
+def test_each_pass_is_in_a_preset_or_says_why_not() -> None:
     listed = {one.name for preset in PRESETS.values() for one in preset}
-    assert listed == {stem.replace("_", "-") for stem in PASSES}
+    extra = {one.name for one in EXTRA}
+    assert not listed & extra
+    assert listed | extra == {stem.replace("_", "-") for stem in PASSES}
+    assert all("In no preset: " in (one.__doc__ or "") for one in EXTRA)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -142,6 +142,7 @@ def test_passes_are_chosen_by_name(planc: Callable[..., Any], source: Path, tmp_
     ("words", "told"),
     [
         (("--skip", "fuse-gelux"), "Did you mean 'fuse-gelu'?"),
+        (("--explain", "fuse-gelux"), "--explain fuse-gelux: unknown pass. Did you mean 'fuse-gelu'?"),
         (("--pass", "fold-constant"), "unknown pass 'fold-constant'"),
         (("--pass", "fold-constants{max-bytes=1}"), "fold-constants has no option 'max-bytes'"),
         (("--pass", "fold-constants{max-output-bytes=x}"), "max-output-bytes=x is not of type int"),
@@ -225,6 +226,38 @@ def test_keep_origin_keeps_the_modules_path_and_nothing_else(
         assert {entry.key for node in nodes for entry in node.metadata_props} == kept
     conv = next(node for node in nodes if node.op_type == "Conv")
     assert next(entry.value for entry in conv.metadata_props).startswith("layers.")
+
+
+ALMOST = """<ir_version: 10, opset_import: ["": 20]>
+g (float[n,4] x) => (float[n,4] y) <float root = {1.4142135}, float one = {1}, float half = {0.6}> {
+  s = Div(x, root)
+  e = Erf(s)
+  g = Add(e, one)
+  p = Mul(x, g)
+  y = Mul(p, half)
+}"""
+"""GELU, but for the factor 0.6."""
+
+
+def test_explain_says_why_a_pass_did_not_match(
+    planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = onnx_file(tmp_path / "in.onnx", ALMOST)
+    model = onnx.load(source)
+    model.graph.node[1].name = "curve"
+    model.graph.node[1].metadata_props.add(key=ORIGIN, value="layers.3.act")
+    onnx.save(model, source)
+    words = ("optimize", source, "-o", "o.onnx", "--explain", "fuse-gelu", "--explain", "fuse-pad")
+    document = json.loads(planc(*words, "--format", "json", cwd=tmp_path).stdout)
+    reason = "'half' = 0.6 scales the product, not 0.5"
+    assert document["explained"] == {
+        "fuse-gelu": [{"node": "curve", "origin": "layers.3.act", "op": "Erf", "reason": reason}],
+        "fuse-pad": [],
+    }
+    lines = planc(*words, "--explain", "infer-shapes", "--skip", "infer-shapes", cwd=tmp_path).stdout.splitlines()
+    assert f"fuse-gelu: no match at layers.3.act (Erf): {reason}" in lines
+    assert "fuse-pad: nothing left to match" in lines
+    assert "infer-shapes: did not run" in lines
 
 
 def test_an_option_of_a_pass(planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path) -> None:

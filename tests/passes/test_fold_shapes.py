@@ -192,3 +192,28 @@ def test_a_loop_whose_state_grows(same: Same) -> None:
       }>
     }"""
     same(text, {"x": np.ones(3, np.float32)}, rounds=np.array(3), yes=np.array(True), **NUMBERS)
+
+
+def test_sizes_go_through_what_moves_data(graph: Callable[..., ir.Model], infer: Callable[..., list[Any]]) -> None:
+    """A class token before the patches, an embedding and a split keep the name of the batch: heads are known."""
+    text = """g (float[n,3,4] x, int64[n,3] ids) => (float[] y, float[] z) {
+      s = Shape<start=0, end=1>(x)
+      l = Concat<axis=0>(s, one, four)
+      t = Expand(token, l)
+      c = Concat<axis=1>(t, x)
+      a, b = Split<axis=-1, num_outputs=2>(c)
+      h = Concat<axis=0>(s, four, minus_one, one)
+      y = Reshape(b, h)
+      e = Gather(table, ids)
+      i = Concat<axis=0>(s, one, minus_one)
+      z = Reshape(e, i)
+    }"""
+    constants = {**NUMBERS, "token": np.ones((1, 1, 4), np.float32), "table": np.eye(7, 6, dtype=np.float32)}
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 4), dtype=np.float32), "ids": np.ones((2, 3), int)}
+    model = graph(text, **constants)
+    before = infer(model, **feed)
+    InferShapes()(model)
+    FoldShapes()(model)
+    for was, now in zip(before, infer(model, **feed), strict=True):
+        np.testing.assert_array_equal(now, was)
+    assert [str(value.shape) for value in model.graph.outputs] == ["[n,4,2,1]", "[n,1,18]"]

@@ -130,10 +130,25 @@ STAYS = {
 }
 
 
+WHY = {
+    "in training": "in training mode",
+    "weights of others": "something else uses the weight 'w' (float[70,70,1,1]), which is too large to copy",
+    "a default for the caller": "scale, shift, mean or variance is not constant",
+    "the product is an output": "something else needs 'a' (float[n,c,h,w]) of the Conv",
+    "the product has another user": "something else needs 'a'",
+    "no product": "no Conv, ConvTranspose, Gemm computes its input",
+    "computed weights": "of the Conv is no constant",
+}
+
+
 @pytest.mark.parametrize("name", STAYS)
 def test_stays(name: str, graph: Callable[..., ir.Model]) -> None:
-    model = graph(HEAD + STAYS[name], w=RNG.standard_normal((4, 4, 1, 1), dtype=np.float32), **_affine(4))
+    text = STAYS[name].replace("[n,4,8,8]", "[n,70,8,8]").replace("float[4]", "float[70]")
+    model = graph(HEAD + text, w=RNG.standard_normal((70, 70, 1, 1), dtype=np.float32), **_affine(70))
     assert not FuseConvBn()(model).modified
+    reasons = [reason for _, reason in FuseConvBn().near_misses(model)]
+    assert reasons
+    assert WHY[name] in reasons[0]
 
 
 def test_weights_are_computed_when_they_are_written(graph: Callable[..., ir.Model]) -> None:

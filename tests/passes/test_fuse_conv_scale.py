@@ -206,5 +206,5 @@ def test_a_subgraph(rewrites: Callable[..., ir.Model], ops: Callable[..., Counte
 def test_near_misses(graph: Callable[..., ir.Model]) -> None:
     model = graph(_text(f"{CONV} b = Mul(a, c) y = Add(a, b)"), w=_draw(6, 4, 3, 3), c=_draw(6, 1, 1))
     assert [(node.op_type, reason) for node, reason in FuseConvScale().near_misses(model)] == [
-        ("Mul", "something else needs the output of the Conv")
+        ("Mul", "something else needs 'a' (unknown of unknown shape) of the Conv")
     ]

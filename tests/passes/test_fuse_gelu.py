@@ -107,3 +107,37 @@ def test_branches(rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[
     model = rewrites(FuseGelu(), text, feed={"k": np.array(True), "x": x}, **_constants())
     RemoveUnused()(model)
     assert ops(model) == {"Neg": 1, "If": 1, "Gelu": 1, "Exp": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers", "reason"),
+    [
+        (ERF["torch"], {"half": 0.6}, "'half' = 0.6 scales the product, not 0.5"),
+        (ERF["torch"], {"one": 2}, "'one' = 2 is added to the curve, not 1"),
+        (ERF["half first"], {"half": 0.6}, "the gate multiplies 'h' (float[n,4]): neither x ="),
+        (TANH["pow"], {"cubic": 0.05}, "'i' (float[n,4]) is not x + 0.044715 * x ** 3"),
+        ("y = Tanh(x)", {}, "an input or a constant stands where Mul or Div is looked for"),
+        ("z = Neg(x) y = Erf(z)", {}, "Neg '' stands where Mul or Div is looked for"),
+        ("z = Div(x, root) y = Erf(z)", {}, "'y' (float[n,4]) is an output of the graph"),
+    ],
+)
+def test_near_misses(body: str, numbers: dict[str, float], reason: str, keeps: Callable[..., ir.Model]) -> None:
+    model = keeps(FuseGelu(), _text(body), **_constants(**numbers))
+    ((node, said),) = FuseGelu().near_misses(model)
+    assert node.op_type in ("Erf", "Tanh")
+    assert reason in said
+
+
+def test_what_matches_is_no_near_miss_and_looking_changes_nothing(
+    graph: Callable[..., ir.Model], rewrites: Callable[..., ir.Model], x: np.ndarray
+) -> None:
+    model = graph(_text(ERF["torch"]), **_constants())
+    assert list(FuseGelu().near_misses(model)) == []
+    model = rewrites(FuseGelu(), model, feed={"x": x}, rtol=1e-4)
+    assert list(FuseGelu().near_misses(model)) == []
+
+
+def test_near_misses_say_that_the_opset_is_too_old(graph: Callable[..., ir.Model]) -> None:
+    model = graph('<ir_version: 8, opset_import: ["": 19]>' + _text(ERF["torch"]), **_constants())
+    ((_, reason),) = FuseGelu().near_misses(model)
+    assert reason == "the graph is of opset 19, the fused operator of 20"

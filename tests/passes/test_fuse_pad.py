@@ -170,3 +170,11 @@ def test_pools_in_a_branch(
     for condition in (True, False):
         model = rewrites(FusePad(), text, feed={"c": np.array(condition), "x": image}, p=PADS)
         assert ops(model)["Pad"] == 1
+
+
+def test_near_misses(graph: Callable[..., ir.Model]) -> None:
+    model = graph(_text('q = Pad<mode="reflect">(x, p) y = Conv(q, w)'), p=PADS, w=_weights())
+    ((node, reason),) = FusePad().near_misses(model)
+    assert node.op_type == "Conv"
+    assert "mode must be 'constant'" in reason
+    assert list(FusePad().near_misses(graph(_text("y = Conv(x, w)"), w=_weights()))) == []

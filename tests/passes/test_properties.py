@@ -26,6 +26,7 @@ class Builder:
     """A graph in the making: values by name with their shapes, the first dimension of x being n."""
 
     draw: Draw
+    opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     defaults: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -63,6 +64,13 @@ class Builder:
 
     def ints(self, *numbers: int) -> str:
         return self.constant(numbers, np.int64)
+
+    def mean(self, value: str) -> str:
+        """Over the last axis, which becomes 1."""
+        shape = (*self.values[value][:-1], 1)
+        if self.opset < 18:
+            return self.node("ReduceMean", [value], shape, axes=[-1])
+        return self.node("ReduceMean", [value, self.ints(-1)], shape)
 
     def random(self, *shape: int) -> str:
         seed = self.draw(st.integers(0, 2))  # few: equal weights happen
@@ -165,6 +173,34 @@ def gelu(build: Builder) -> None:
     build.node("Mul", [product, build.constant(0.5)], shape)
 
 
+def norm(build: Builder) -> None:
+    """Layer normalization, or its half without the mean."""
+    value = build.any_value(2)
+    shape = build.values[value]
+    if not isinstance(shape[-1], int):
+        return
+    kept = (*shape[:-1], 1)
+    base = value
+    if build.draw(st.booleans()):
+        base = build.node("Sub", [value, build.mean(value)], shape)
+    mean = build.mean(build.node("Mul", [base, base], shape))
+    root = build.node("Sqrt", [build.node("Add", [mean, build.constant(1e-2)], kept)], kept)
+    if build.draw(st.booleans()):
+        made = build.node("Div", [base, root], shape)
+    else:
+        made = build.node("Mul", [base, build.node("Reciprocal", [root], kept)], shape)
+    scaled = build.node("Mul", [made, build.random(shape[-1])], shape)
+    build.node("Add", [scaled, build.random(shape[-1])], shape)
+
+
+def hard_swish(build: Builder) -> None:
+    value = build.any_value()
+    shape = build.values[value]
+    moved = build.node("Add", [value, build.constant(3)], None)
+    clipped = build.node("Clip", [moved, build.constant(0), build.constant(6)], None)
+    build.node("Div", [build.node("Mul", [value, clipped], None), build.constant(6)], shape)
+
+
 def twice(build: Builder) -> None:
     """The same computation once more."""
     known = [node for node in build.nodes if node.op_type != "If" and node.output[0] in build.values]
@@ -199,13 +235,14 @@ def branch(build: Builder) -> None:
 
 
 STEPS = (
-    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, twice, branch,
+    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, norm, hard_swish, twice,
+    branch,
 )  # fmt: skip
 
 
 @st.composite
 def models(draw: Draw) -> onnx.ModelProto:
-    build = Builder(draw, values={"x": ("n", 4), "z": ("n", 4)})
+    build = Builder(draw, draw(st.sampled_from((17, 20))), values={"x": ("n", 4), "z": ("n", 4)})
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=14)):
         step(build)
     made = [name for name in build.values if name not in ("x", "z")]
@@ -216,9 +253,7 @@ def models(draw: Draw) -> onnx.ModelProto:
     inputs += [helper.make_tensor_value_info("which", TensorProto.BOOL, ()), *build.defaults]
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, build.values[name]) for name in outputs]
     graph = helper.make_graph(build.nodes, "g", inputs, infos, build.weights)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", draw(st.sampled_from((17, 20))))], ir_version=8
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", build.opset)], ir_version=8)
 
 
 def _feeds(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
