@@ -205,7 +205,7 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
             write(model, out, embed=recipe.embed)
         failure = None if recipe.own else reference.refusal(out)
         if failure is None:
-            return Report(before, size(model), done, left_out, near)
+            return Report(before, size(model), done, left_out, explained=near)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
 
 

@@ -99,8 +99,9 @@ def drop_shapes(proto: "onnx.ModelProto") -> None:
     """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
     for index, graph in enumerate(protos.graphs(proto)):  # the main graph is the first
         inner = graph.output if index else ()
+        stored = {tensor.name for tensor in graph.initializer}
         for value in (*graph.value_info, *inner):
-            if value.type.HasField("tensor_type"):
+            if value.name not in stored and value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
 
 

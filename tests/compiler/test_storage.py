@@ -114,6 +114,20 @@ def test_the_name_of_the_data_tells_its_content(file: Path, tmp_path: Path) -> N
     assert first.exists()
 
 
+def test_shapes_of_inner_values_can_be_dropped(tmp_path: Path) -> None:
+    """Those of weights, which exporters state too, stay."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [40, 30]) for name in ("x", "y", "half", "sum")]
+    nodes = [helper.make_node("Add", ["x", "half"], ["sum"]), helper.make_node("Neg", ["sum"], ["y"])]
+    weight = numpy_helper.from_array(ARRAYS["float"], "half")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:2], [weight], value_info=ends[2:])
+    (tmp_path / "g.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    model = storage.load(tmp_path / "g.onnx", shapes=False)
+    assert model.graph.initializers["half"].shape == [40, 30]
+    assert model.graph.node(0).outputs[0].shape is None
+    assert model.graph.node(0).outputs[0].dtype is ir.DataType.FLOAT
+    assert model.graph.outputs[0].shape == [40, 30]
+
+
 def test_a_linked_file_is_read(file: Path, tmp_path: Path) -> None:
     (tmp_path / "soft.onnx").symlink_to(file)
     os.link(file, tmp_path / "hard.onnx")
