@@ -4,9 +4,10 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,34 @@ def publish(staged: Path, final: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     else:
         staged.replace(final)
+
+
+def require_ours(out: Path, overwrite: bool) -> None:
+    """Checks that an ONNX file called `out` may be written: what is there is planc's, or may go.
+
+    Raises:
+        UsageError: it is not, or is a folder.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
+    if out.exists() and not overwrite and not _is_ours(out):
+        raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
+
+
+def publish_onnx(staged: Path, out: Path, overwrite: bool) -> str:
+    """Gives an ONNX file its final name, its external data first; returns "built", "replaced" or "unchanged"."""
+    data_there = all((out.parent / data.name).exists() for data in staged.parent.glob("*.data"))
+    if out.exists() and not overwrite and data_there and digest(out) == digest(staged):
+        return "unchanged"
+    status = "replaced" if out.exists() else "built"
+    fresh = {data.name: data for data in staged.parent.glob(f"{glob.escape(out.name)}.*.data")}
+    for name, data in fresh.items():
+        publish(data, out.parent / name)
+    publish(staged, out)
+    for old in out.parent.glob(f"{glob.escape(out.name)}.*.data"):
+        if old.name not in fresh and re.fullmatch(r".*\.[0-9a-f]{12}\.data", old.name):
+            old.unlink()
+    return status
 
 
 def digest(path: Path) -> str:
@@ -219,3 +248,10 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return process != os.getpid()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an ONNX file names planc as its producer, in its first bytes."""
+    with suppress(OSError), path.open("rb") as file:
+        return b"\x12\x05planc" in file.read(64)
+    return False

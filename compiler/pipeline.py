@@ -9,13 +9,10 @@ User code runs in the first worker only; the others never import torch. A graph 
 reported.
 """
 
-import glob
 import json
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import artifact, files, host, optimize, plugins, recipe, worker
 from .artifact import Artifact
-from .errors import BuildFailed, GateFailed, PlancError, UsageError
+from .errors import BuildFailed, GateFailed, PlancError
 from .recipe import Job, Source
 from .worker import Emit, Limits
 
@@ -189,10 +186,10 @@ def export_file(
     Raises:
         PlancError: any class of the exit-code table.
     """
-    _require_ours(out, overwrite)
+    files.require_ours(out, overwrite)
     with files.staging(out) as folder:
         facts = worker.call(_export_file, source, folder, out.name, limits=limits, on_event=on_event)
-        return {"status": _publish_file(folder / out.name, out, overwrite), **facts}
+        return {"status": files.publish_onnx(folder / out.name, out, overwrite), **facts}
 
 
 def optimize_file(
@@ -213,14 +210,14 @@ def optimize_file(
         PlancError: any class of the exit-code table.
     """
     files.require_file(source)
-    _require_ours(out, overwrite)
+    files.require_ours(out, overwrite)
     with files.staging(out) as folder:
         staged = folder / out.name
         if check is None:
             report = optimize.optimize(source, staged, chosen, limits=limits, on_event=on_event)
         else:
             report = _optimize_checked(source, staged, out, chosen, check, limits, on_event)
-        return _publish_file(staged, out, overwrite), report
+        return files.publish_onnx(staged, out, overwrite), report
 
 
 def bisect_file(
@@ -468,33 +465,3 @@ def _hold_against_reference(path: Path, exported: "Exported") -> None:
 
 def _difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:
     return f"{what} does not compute what {model.reference} computes: {'; '.join(result['failures'][:3])}"
-
-
-def _require_ours(out: Path, overwrite: bool) -> None:
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
-    if out.exists() and not overwrite and not _is_ours(out):
-        raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
-
-
-def _publish_file(staged: Path, out: Path, overwrite: bool) -> str:
-    """Gives an ONNX file its final name, its external data first; returns "built", "replaced" or "unchanged"."""
-    data_there = all((out.parent / data.name).exists() for data in staged.parent.glob("*.data"))
-    if out.exists() and not overwrite and data_there and files.digest(out) == files.digest(staged):
-        return "unchanged"
-    status = "replaced" if out.exists() else "built"
-    fresh = {data.name: data for data in staged.parent.glob(f"{glob.escape(out.name)}.*.data")}
-    for name, data in fresh.items():
-        files.publish(data, out.parent / name)
-    files.publish(staged, out)
-    for old in out.parent.glob(f"{glob.escape(out.name)}.*.data"):
-        if old.name not in fresh and re.fullmatch(r".*\.[0-9a-f]{12}\.data", old.name):
-            old.unlink()
-    return status
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether an ONNX file names planc as its producer, in its first bytes."""
-    with suppress(OSError), path.open("rb") as file:
-        return b"\x12\x05planc" in file.read(64)
-    return False
