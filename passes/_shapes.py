@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from ._constants import constant
+
 Size = int | str
 """A known number, or the name of a symbolic dimension."""
 
@@ -98,6 +100,31 @@ def _gather(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
     return [*data[:axis], *indices, *data[axis + 1 :]] if data else None
 
 
+def _unsqueeze(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if axes is None:
+        return None
+    rank = len(inputs[0]) + axes.size
+    new = {int(axis) % rank for axis in axes.reshape(-1)}
+    old = iter(inputs[0])
+    return [1 if axis in new else next(old) for axis in range(rank)] if len(new) == axes.size else None
+
+
+def _squeeze(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if axes is None or not inputs[0]:
+        return None
+    gone = {int(axis) % len(inputs[0]) for axis in axes.reshape(-1)}
+    return [size for axis, size in enumerate(inputs[0]) if axis not in gone]
+
+
+def _gemm(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
+    left, right = inputs[:2]
+    if len(left) != 2 or len(right) != 2:
+        return None
+    return [left[node.attributes.get_int("transA", 0)], right[1 - node.attributes.get_int("transB", 0)]]
+
+
 def _refine_split(node: ir.Node) -> None:
     whole = sizes_of(node.inputs[0]) if node.inputs[0] is not None else None
     axis = node.attributes.get_int("axis", 0)
@@ -124,6 +151,9 @@ _RULES: dict[str, Callable[[ir.Node, Sequence[list[Size]]], list[Size] | None]] 
     **dict.fromkeys(_BROADCAST, _broadcast),
     "Concat": _concat,
     "Gather": _gather,
+    "Gemm": _gemm,
     "MatMul": _matmul,
+    "Squeeze": _squeeze,
     "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
 }

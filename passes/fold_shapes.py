@@ -195,6 +195,14 @@ def _arithmetic(action: Callable[[int, int], int]) -> Callable[[ir.Node, Operand
     return rule
 
 
+def _range(_node: ir.Node, operands: Operands) -> list[Size] | None:
+    numbers = [size for one in operands for size in one or () if isinstance(size, int)]
+    if len(numbers) != 3 or numbers[2] == 0:
+        return None
+    found = range(*numbers)
+    return list(found) if 0 < len(found) <= _MOST_SIZES else None
+
+
 _RULES: dict[str, Callable[[ir.Node, Operands], list[Size] | None]] = {
     "Add": _arithmetic(lambda one, other: one + other),
     "Cast": _cast,
@@ -202,6 +210,7 @@ _RULES: dict[str, Callable[[ir.Node, Operands], list[Size] | None]] = {
     "Gather": _gather,
     "Identity": _same,
     "Mul": _arithmetic(lambda one, other: one * other),
+    "Range": _range,
     "Shape": _shape,
     "Slice": _slice,
     "Squeeze": _same,

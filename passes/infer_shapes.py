@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _LONG = 1 << 20
 _FEW = 64
 _SMALL_BYTES = 1024
+_MADE_UP = "unk__"
+"""How onnx.shape_inference begins the names of sizes that it does not know."""
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 """What exporters write for the end of a Slice."""
 
@@ -33,6 +35,7 @@ class InferShapes(Pass):
         """Completes the values in place; that alone does not count as a modification."""
         if all(_is_static(value) for node in all_nodes(model) for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
+        _forget_made_up_names(model)
         from onnx.checker import ValidationError
         from onnx.shape_inference import InferenceError, infer_shapes
 
@@ -41,6 +44,14 @@ class InferShapes(Pass):
         with suppress(InferenceError, ValidationError):  # then nothing is known
             _take(model.graph, infer_shapes(before, data_prop=not _has_long_vectors(model)).graph)
         return ir.passes.PassResult(model, modified=False)
+
+
+def _forget_made_up_names(model: ir.Model) -> None:
+    """Lets sizes that an earlier run could not name be found again: by now constants may tell what they are."""
+    for node in all_nodes(model):
+        for value in node.outputs:
+            if value.shape is not None and any(str(size).startswith(_MADE_UP) for size in value.shape):
+                value.shape = None
 
 
 @contextmanager

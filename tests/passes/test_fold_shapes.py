@@ -217,3 +217,19 @@ def test_sizes_go_through_what_moves_data(graph: Callable[..., ir.Model], infer:
     for was, now in zip(before, infer(model, **feed), strict=True):
         np.testing.assert_array_equal(now, was)
     assert [str(value.shape) for value in model.graph.outputs] == ["[n,4,2,1]", "[n,1,18]"]
+
+
+def test_a_range_of_constants(rewrites: Callable[..., ir.Model]) -> None:
+    """As a decoder's step has it: one new token, whose position is counted from the cache."""
+    text = """g (float[n,2] x, int64[1] past) => (int64[k] y, float[n,1,2] z) {
+      r = Range(zero, one, one)
+      y = Add(r, past)
+      s = Shape(r)
+      c = Concat<axis=0>(minus, s, two)
+      z = Reshape(x, c)
+    }"""
+    numbers = {"zero": np.array(0), "one": np.array(1), "minus": np.array([-1]), "two": np.array([2])}
+    feed = {"x": np.ones((3, 2), np.float32), "past": np.array([7])}
+    model = rewrites(FoldShapes(), text, feed=feed, **numbers)
+    RemoveUnused()(model)
+    assert sorted(node.op_type for node in model.graph) == ["Add", "Reshape"]
