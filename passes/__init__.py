@@ -59,6 +59,8 @@ _ORDER: tuple[Pass, ...] = (
     InlineIf(),
     InferShapes(),
     FoldShapes(),
+    InferShapes(),  # now that more is known
+    FoldShapes(),
     RemoveNoops(),
     SimplifyAttention(),
     RemoveUnused(),  # what is dead uses the middle of chains, too

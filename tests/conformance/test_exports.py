@@ -21,7 +21,7 @@ SIZES = ({"batch": 1, "seq": 5}, {"batch": 3, "seq": 8})
 NODES = {
     "bert eager": 121,
     "bert sdpa": 141,
-    "decoder step": 225,
+    "decoder step": 139,
     "llama": 243,
     "residual": 8,
     "vit eager": 68,
