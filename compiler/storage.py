@@ -10,19 +10,20 @@ import hashlib
 import mmap
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ..passes import all_graphs, all_nodes
-from . import protos
+from . import host, protos
 
 if TYPE_CHECKING:
     import onnx
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 LEAST_BYTES = 1024
 """Smaller weights are read, and stay inside the file."""
 _ALIGNMENT = 64
-_CHUNK = 64 << 20
+_CHUNK = 4 << 20
+_KEPT_BYTES = 1 << 16
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9  # field numbers of onnx.proto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,29 @@ class Span:
 
     offset: int
     length: int
+
+
+class FileTensor(ir.ExternalTensor):
+    """A tensor whose bytes are read from its file when its values are asked for.
+
+    It is read, not mapped: the kernel maps the neighbourhood of each byte that is touched, so that a few hundred biases
+    would take as much memory as the whole file.
+    """
+
+    def numpy(self) -> "np.ndarray":
+        """Returns the array; small ones are kept."""
+        if self._array is not None or self.dtype.bitwidth < 8 or not self.size:
+            return super().numpy()
+        with Path(self.path).open("rb") as file:
+            data = os.pread(file.fileno(), self.nbytes, self.offset or 0)
+        array = np.frombuffer(data, self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
+        if self.nbytes <= _KEPT_BYTES:
+            self._array = array
+        return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
+        """Returns the array, as NumPy asks for it."""
+        return self.numpy().__array__(dtype)
 
 
 def load_light(path: Path) -> "tuple[onnx.ModelProto, dict[str, Span]]":
@@ -82,14 +106,19 @@ def load(path: Path, *, shapes: bool = True) -> ir.Model:
 
 
 def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
-    """Gives the initializers of a graph read by `load_light` their bytes, mapped from the file when they are used."""
+    """Gives the initializers of a graph read by `load_light` their bytes, which are read when they are used."""
     ir.external_data.set_base_dir(model.graph, str(path.parent))
+    for value in model.graph.initializers.values():
+        if isinstance(tensor := value.const_value, ir.ExternalTensor):
+            value.const_value = FileTensor(
+                tensor.path, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=value.name or ""
+            )
     for name, span in spans.items():
         value = model.graph.initializers[name]
         empty = value.const_value
         assert empty is not None
         # an absolute location and no base: the library's checks are for files that another file names
-        value.const_value = ir.ExternalTensor(
+        value.const_value = FileTensor(
             str(path.resolve()), span.offset, span.length, empty.dtype, shape=ir.Shape(empty.shape.numpy()), name=name
         )
     return model
@@ -127,11 +156,9 @@ def save(model: ir.Model, path: Path) -> None:
     """
     beside = path.with_name(f"{path.name}.data")
     with _large_weights(model, path.parent) as weights:
-        moved = _lay_out(weights, beside.name)
-        if moved:
-            with FileIO(beside, "w") as file:
-                for tensor, offset in moved:
-                    _copy(tensor, file, offset)
+        places = _lay_out(weights, beside.name)
+        if places:
+            _write_all(places, beside)
         path.write_bytes(ir.to_proto(model).SerializeToString())
 
 
@@ -144,17 +171,47 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
         OSError: a file cannot be written.
     """
     draft = path.with_name(f"{path.name}.data")
-    with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
-        moved = _lay_out(weights, draft.name)
-        digests = side.map(_digest, [tensor for tensor, _ in moved])
-        with FileIO(draft, "w") as file:
-            for tensor, offset in moved:
-                _copy(tensor, file, offset)
-        lines = [f"{value.name} {one.dtype} {one.shape} {next(digests)}\n" for value, one in weights.items()]
+    with _large_weights(model) as weights:
+        sums = _write_all(_lay_out(weights, draft.name), draft)
+        facts = zip(weights.items(), sums, strict=True)
+        lines = [f"{value.name} {one.dtype} {one.shape} {number:08x}\n" for (value, one), number in facts]
         name = f"{path.name}.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:12]}.data"
         _lay_out(weights, name)
         path.write_bytes(ir.to_proto(model).SerializeToString())
         draft.replace(path.with_name(name))
+
+
+def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> list[int]:
+    """Writes each tensor at its offset, several at a time; returns their CRC-32s."""
+    with FileIO(path, "w") as file, ThreadPoolExecutor(max(2, host.cores())) as pool:
+        return list(pool.map(lambda place: _place(place[0], file.fileno(), place[1]), places))
+
+
+def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> int:
+    """Writes a tensor's bytes at `offset` and returns their CRC-32."""
+    checksum = 0
+    for chunk in _chunks(tensor):
+        checksum = zlib.crc32(chunk, checksum)
+        rest = memoryview(chunk)
+        while rest:
+            done = os.pwrite(target, rest, offset)
+            rest, offset = rest[done:], offset + done
+    return checksum
+
+
+def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
+    """Yields a tensor's bytes; those of a file are read a few at a time."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        yield _bytes_of(tensor)
+        return
+    offset, end = tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes
+    with Path(tensor.path).open("rb") as source:
+        while offset < end:
+            chunk = os.pread(source.fileno(), min(end - offset, _CHUNK), offset)
+            if not chunk:
+                raise OSError(errno.EIO, "a weights file is shorter than it was")
+            yield chunk
+            offset += len(chunk)
 
 
 def save_whole(model: ir.Model, path: Path) -> None:
@@ -163,12 +220,10 @@ def save_whole(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with _large_weights(model) as weights, FileIO(path, "w") as file:
-        for write in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
-            if isinstance(write, bytes):
-                _write(file, write)
-            else:
-                _copy(write, file)
+    with _large_weights(model) as weights, path.open("wb", buffering=_CHUNK) as file:
+        for part in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
+            for chunk in (part,) if isinstance(part, bytes) else _chunks(part):
+                file.write(chunk)
 
 
 def _whole(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> Iterator[bytes | ir.TensorProtocol]:
@@ -254,51 +309,6 @@ def _lay_out(weights: dict[ir.Value, ir.TensorProtocol], location: str) -> list[
         places.append((tensor, offset))
         offset += tensor.nbytes
     return places
-
-
-def _copy(tensor: ir.TensorProtocol, file: FileIO, offset: int | None = None) -> None:
-    """Writes a tensor's bytes at `offset`, or at the end; from file to file where they lie in one."""
-    if offset is not None:
-        file.seek(offset)
-    if isinstance(tensor, ir.ExternalTensor):
-        with Path(tensor.path).open("rb") as source:
-            _copy_span(source.fileno(), file.fileno(), tensor.offset or 0, tensor.nbytes)
-    else:
-        _write(file, _bytes_of(tensor))
-
-
-def _copy_span(source: int, target: int, offset: int, length: int) -> None:
-    end = offset + length
-    while offset < end:
-        size = min(end - offset, _CHUNK)
-        try:
-            done = os.copy_file_range(source, target, size, offset)
-        except OSError as error:
-            if error.errno not in _CANNOT_COPY:
-                raise
-            done = os.write(target, os.pread(source, min(size, 1 << 20), offset))
-        if done == 0:
-            raise OSError(errno.EIO, "a weights file is shorter than it was")
-        offset += done
-
-
-def _write(file: FileIO, data: bytes | memoryview) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _digest(tensor: ir.TensorProtocol) -> str:
-    digest = hashlib.sha256()
-    if isinstance(tensor, ir.ExternalTensor):
-        with Path(tensor.path).open("rb") as source:
-            offset, end = tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes
-            while offset < end and (chunk := os.pread(source.fileno(), min(end - offset, 1 << 20), offset)):
-                digest.update(chunk)
-                offset += len(chunk)
-    else:
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
 
 
 def _bytes_of(tensor: ir.TensorProtocol) -> bytes | memoryview:

@@ -73,10 +73,10 @@ def free_constant(name: str, array: np.ndarray) -> ir.Value:
 
 
 def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Returns a tensor of its own on the same bytes of a file, which are unmapped when it goes; others as they are."""
+    """Returns a tensor of its own on the same bytes of a file, which it lets go of with itself; others as they are."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
-    return ir.ExternalTensor(
+    return type(tensor)(
         tensor.location, tensor.offset, tensor.length, tensor.dtype,
         shape=tensor.shape, name=tensor.name, base_dir=tensor.base_dir,
     )  # fmt: skip
