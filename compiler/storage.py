@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEAST_BYTES = 1024
 """Smaller weights are read, and stay inside the file."""
 _ALIGNMENT = 64
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _KEPT_BYTES = 1 << 16
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9  # field numbers of onnx.proto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -200,18 +200,19 @@ def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> int:
 
 
 def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
-    """Yields a tensor's bytes; those of a file are read a few at a time."""
+    """Yields a tensor's bytes; those of a file are read a few at a time, each over the last."""
     if not isinstance(tensor, ir.ExternalTensor):
         yield _bytes_of(tensor)
         return
     offset, end = tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes
+    buffer = memoryview(bytearray(min(end - offset, _CHUNK)))
     with Path(tensor.path).open("rb") as source:
         while offset < end:
-            chunk = os.pread(source.fileno(), min(end - offset, _CHUNK), offset)
-            if not chunk:
+            count = os.preadv(source.fileno(), [buffer[: end - offset]], offset)
+            if not count:
                 raise OSError(errno.EIO, "a weights file is shorter than it was")
-            yield chunk
-            offset += len(chunk)
+            yield buffer[:count]
+            offset += count
 
 
 def save_whole(model: ir.Model, path: Path) -> None:
