@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes import all_graphs, all_nodes
-from . import host, protos
+from . import protos
 
 if TYPE_CHECKING:
     import onnx
@@ -171,8 +171,9 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
         OSError: a file cannot be written.
     """
     draft = path.with_name(f"{path.name}.data")
-    with _large_weights(model) as weights:
-        sums = _write_all(_lay_out(weights, draft.name), draft)
+    with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
+        sums = side.map(_checksum, list(weights.values()))
+        _write_all(_lay_out(weights, draft.name), draft)
         facts = zip(weights.items(), sums, strict=True)
         lines = [f"{value.name} {one.dtype} {one.shape} {number:08x}\n" for (value, one), number in facts]
         name = f"{path.name}.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:12]}.data"
@@ -181,30 +182,49 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
         draft.replace(path.with_name(name))
 
 
-def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> list[int]:
-    """Writes each tensor at its offset, several at a time; returns their CRC-32s."""
-    with FileIO(path, "w") as file, ThreadPoolExecutor(max(2, host.cores())) as pool:
-        return list(pool.map(lambda place: _place(place[0], file.fileno(), place[1]), places))
+def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> None:
+    """Writes each tensor at its offset."""
+    with FileIO(path, "w") as file:
+        for tensor, offset in places:
+            _place(tensor, file.fileno(), offset)
 
 
-def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> int:
-    """Writes a tensor's bytes at `offset` and returns their CRC-32."""
+def _checksum(tensor: ir.TensorProtocol) -> int:
     checksum = 0
     for chunk in _chunks(tensor):
         checksum = zlib.crc32(chunk, checksum)
-        rest = memoryview(chunk)
-        while rest:
-            done = os.pwrite(target, rest, offset)
-            rest, offset = rest[done:], offset + done
     return checksum
 
 
-def _chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
-    """Yields a tensor's bytes; those of a file are read a few at a time, each over the last."""
+def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> None:
+    """Writes a tensor's bytes at `offset`, from file to file within the kernel where it can do that."""
+    start = _copied(tensor, target, offset) if isinstance(tensor, ir.ExternalTensor) else 0
+    for chunk in _chunks(tensor, start):
+        rest = memoryview(chunk)
+        while rest:
+            done = os.pwrite(target, rest, offset + start)
+            rest, start = rest[done:], start + done
+
+
+def _copied(tensor: ir.ExternalTensor, target: int, offset: int) -> int:
+    """Copies within the kernel, and returns how many bytes: fewer than all where the file systems do not do that."""
+    count = 0
+    with Path(tensor.path).open("rb") as source, suppress(OSError):
+        while count < tensor.nbytes and (
+            done := os.copy_file_range(
+                source.fileno(), target, tensor.nbytes - count, (tensor.offset or 0) + count, offset + count
+            )
+        ):
+            count += done
+    return count
+
+
+def _chunks(tensor: ir.TensorProtocol, start: int = 0) -> Iterator[bytes | memoryview]:
+    """Yields a tensor's bytes from `start` on; those of a file are read a few at a time, each over the last."""
     if not isinstance(tensor, ir.ExternalTensor):
         yield _bytes_of(tensor)
         return
-    offset, end = tensor.offset or 0, (tensor.offset or 0) + tensor.nbytes
+    offset, end = (tensor.offset or 0) + start, (tensor.offset or 0) + tensor.nbytes
     buffer = memoryview(bytearray(min(end - offset, _CHUNK)))
     with Path(tensor.path).open("rb") as source:
         while offset < end:
