@@ -63,7 +63,8 @@ def precision_counts(proto: "onnx.ModelProto") -> dict[str, Any]:
     weights: Counter[str] = Counter()
     for tensor in protos.tensors(proto):
         dtype = ir.DataType(tensor.data_type)
-        weights[dtype.name.lower()] += math.ceil(math.prod(tensor.dims) * dtype.itemsize)
+        size = 0 if dtype is ir.DataType.STRING else dtype.itemsize
+        weights[dtype.name.lower()] += math.ceil(math.prod(tensor.dims) * size)
     for graph in protos.graphs(proto):
         known.update((value.name, value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.output))
         known.update((value.name, value.type.tensor_type.elem_type) for value in graph.input)

@@ -132,6 +132,8 @@ def drop_shapes(proto: "onnx.ModelProto") -> None:
         for value in (*graph.value_info, *inner):
             if value.name not in stored and value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
+    for function in proto.functions:
+        del function.value_info[:]
 
 
 def load_pointing(path: Path) -> bytes:

@@ -142,7 +142,10 @@ def _slice(node: ir.Node, perm: Perm, perms: Sequence[Perm | None]) -> Change | 
     axes, starts = constant(given), node.inputs[1]
     if given is None and starts is not None and starts.shape is not None and isinstance(starts.shape[0], int):
         axes = np.arange(starts.shape[0])
-    return None if axes is None else Change(perm, operands={3: np.array([perm[axis] for axis in axes], np.int64)})
+    if axes is None or starts is None or starts.dtype is None:
+        return None
+    moved = np.array([perm[axis] for axis in axes], starts.dtype.numpy())  # all operands are of one type
+    return Change(perm, operands={3: moved})
 
 
 def _pad(node: ir.Node, perm: Perm, perms: Sequence[Perm | None]) -> Change | None:

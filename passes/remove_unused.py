@@ -59,7 +59,8 @@ def _trim(node: ir.Node, opset: int) -> bool:
     """Drops the inputs at the end that are not given, and the optional outputs that nothing uses."""
     before = len(node.inputs), len(node.outputs)
     if node.inputs and node.inputs[-1] is None:
-        node.resize_inputs(max((index + 1 for index, value in enumerate(node.inputs) if value is not None), default=0))
+        given = max((index + 1 for index, value in enumerate(node.inputs) if value is not None), default=0)
+        node.resize_inputs(max(given, min(_least_inputs(node.domain, node.op_type, opset), len(node.inputs))))
     if len(node.outputs) > 1 and node.domain == "" and not _is_training(node):
         for value, optional in zip(node.outputs, _optional_outputs(node.op_type, opset), strict=False):
             if optional and not value.uses() and not value.is_graph_output():
@@ -85,6 +86,17 @@ def _optional_outputs(op_type: str, opset: int) -> tuple[bool, ...]:
         return ()
     kinds = [output.option for output in schema.outputs]
     return () if option.Variadic in kinds else tuple(kind is option.Optional for kind in kinds)
+
+
+@cache
+def _least_inputs(domain: str, op_type: str, opset: int) -> int:
+    """How many inputs must be there, though empty: a Loop without a condition has two."""
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(op_type, opset, domain).min_input)
+    except onnx.defs.SchemaError:
+        return 0
 
 
 def _remove_initializers(graph: ir.Graph) -> bool:

@@ -55,3 +55,10 @@ def test_rubbish_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model at all")
     with pytest.raises(UsageError, match=r"bad\.onnx"):
         graph.describe(tmp_path / "bad.onnx")
+
+
+def test_words_among_the_weights(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    nodes = "y = Relu(x) z = Identity(w)"
+    text = f'<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y, string[2] z) {{ {nodes} }}'
+    facts = graph.describe(onnx_file(tmp_path / "g.onnx", text, w=np.array(["a", "bc"], dtype=object)))
+    assert facts["precision"]["nodes"] == {"float": 1, "string": 1}

@@ -230,3 +230,14 @@ def test_many_operators_take_linear_time(graph: Callable[..., ir.Model]) -> None
     chain = "".join(f"v{index + 1} = Relu(v{index}) " for index in range(3000))
     model = graph(_text(f"v0 = {TO}(x) {chain} y = {FROM}(v3000)"))
     assert PushTransposes()(model).modified
+
+
+def test_a_slice_of_int32(rewrites: Callable[..., ir.Model]) -> None:
+    """All operands of a Slice are of one type."""
+    text = """g (float[2,3,4,5] x) => (float[2,5,2,4] y) {
+      t = Transpose<perm=[0,2,3,1]>(x) u = Slice(t, s, e, a) v = Relu(u) y = Transpose<perm=[0,2,3,1]>(v)
+    }"""
+    text = text.replace("float[2,5,2,4] y", "float[a0,a1,a2,a3] y")
+    numbers = {name: np.array([number], np.int32) for name, number in (("s", 1), ("e", 3), ("a", 1))}
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)}
+    rewrites(PushTransposes(), text, feed=feed, **numbers)

@@ -41,3 +41,14 @@ def test_an_unused_input_stays(onnx_file: Callable[..., Path], tmp_path: Path) -
     model = ir.load(onnx_file(tmp_path / "g.onnx", text))
     RemoveUnused()(model)
     assert [value.name for value in model.graph.inputs] == ["x", "extra"]
+
+
+def test_inputs_that_must_be_there_though_empty_stay(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """A Loop without a condition has two inputs, the second empty."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (int64 m) => (float[k] y) {
+      y = Loop(m) <body = b (int64 i, bool c) => (bool d, float w) { d = Identity(c) w = Cast<to=1>(i) }>
+    }"""
+    model = ir.load(onnx_file(tmp_path / "g.onnx", text))
+    model.graph.node(0).resize_inputs(3)
+    RemoveUnused()(model)
+    assert len(model.graph.node(0).inputs) == 2
