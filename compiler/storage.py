@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ..passes import all_graphs, all_nodes
+from ..passes import all_graphs, all_nodes, all_tensors
 from . import protos
 
 if TYPE_CHECKING:
@@ -56,8 +56,13 @@ class FileTensor(ir.ExternalTensor):
         """Returns the array; small ones are kept."""
         if self._array is not None or self.dtype.bitwidth < 8 or not self.size:
             return super().numpy()
+        data, count = bytearray(self.nbytes), 0
         with Path(self.path).open("rb") as file:
-            data = os.pread(file.fileno(), self.nbytes, self.offset or 0)
+            while count < len(data):  # one call reads 2 GiB at most
+                done = os.preadv(file.fileno(), [memoryview(data)[count:]], (self.offset or 0) + count)
+                if not done:
+                    raise OSError(errno.EIO, "a weights file is shorter than it was")
+                count += done
         array = np.frombuffer(data, self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
         if self.nbytes <= _KEPT_BYTES:
             self._array = array
@@ -108,6 +113,9 @@ def load(path: Path, *, shapes: bool = True) -> ir.Model:
 def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
     """Gives the initializers of a graph read by `load_light` their bytes, which are read when they are used."""
     ir.external_data.set_base_dir(model.graph, str(path.parent))
+    for stored in all_tensors(model):  # those in functions, too
+        if isinstance(stored, ir.ExternalTensor):
+            stored.base_dir = str(path.parent)
     for value in model.graph.initializers.values():
         if isinstance(tensor := value.const_value, ir.ExternalTensor):
             value.const_value = FileTensor(

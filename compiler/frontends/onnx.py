@@ -104,6 +104,8 @@ def read(path: Path, *, shapes: bool = True) -> ir.Model:
     for tensor in protos.tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(path, tensor)
+            if tensor.HasField("raw_data") or tensor.name in spans:
+                raise UsageError(f"{path}: {tensor.name!r} is in the file and beside it", hint="Export it again")
     for tensor in proto.graph.initializer:
         if tensor.name in spans and spans[tensor.name].length != (needed := _bytes_of(path, tensor)):
             raise UsageError(

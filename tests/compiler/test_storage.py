@@ -177,3 +177,26 @@ def test_changed_bytes_are_read_as_the_library_reads_them(file: Path) -> None:
                 span = spans[tensor.name]
                 tensor.raw_data = bytes(changed[span.offset : span.offset + span.length])
         assert light == whole
+
+
+def test_external_data_in_a_function_lies_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the working folder, where another file may have its name."""
+    constant = TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    constant.external_data.add(key="location", value="w.bin")
+    nodes = [helper.make_node("Constant", [], ["c"], value=constant), helper.make_node("Add", ["a", "c"], ["b"])]
+    function = helper.make_function("own", "F", ["a"], ["b"], nodes, [helper.make_opsetid("", 18)])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("F", ["x"], ["y"], domain="own")], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    model, place = (
+        helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9),
+        tmp_path / "model",
+    )
+    place.mkdir()
+    (place / "g.onnx").write_bytes(model.SerializeToString())
+    (place / "w.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "w.bin").write_bytes(np.full(4, 99, np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)
+    storage.save_whole(storage.load(place / "g.onnx"), tmp_path / "o.onnx")
+    made = reference.runner(tmp_path / "o.onnx")({"x": np.zeros(4, np.float32)})["y"]
+    np.testing.assert_array_equal(made, np.arange(4))
