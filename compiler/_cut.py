@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import onnx_ir as ir
 
+from ..passes import subgraphs
 from .golden import Golden
 from .shapes import DTYPES
 
@@ -167,15 +168,9 @@ def _is_array(value: ir.Value) -> bool:
 def _reads(node: ir.Node) -> Iterator[ir.Value]:
     """Values of the node's own graph that it or its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        graphs: tuple[ir.Graph, ...] = ()
-        if attribute.type is ir.AttributeType.GRAPH:
-            graphs = (attribute.as_graph(),)
-        elif attribute.type is ir.AttributeType.GRAPHS:
-            graphs = tuple(attribute.as_graphs())
-        for graph in graphs:
-            inner = (value for one in graph for value in _reads(one))
-            yield from (value for value in (*inner, *graph.outputs) if value.graph is not graph)
+    for graph in subgraphs(node):
+        inner = (value for one in graph for value in _reads(one))
+        yield from (value for value in (*inner, *graph.outputs) if value.graph is not graph)
 
 
 def _declare(value: ir.Value, array: np.ndarray) -> None:

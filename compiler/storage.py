@@ -112,8 +112,7 @@ def load(path: Path, *, shapes: bool = True) -> ir.Model:
 
 def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
     """Gives the initializers of a graph read by `load_light` their bytes, which are read when they are used."""
-    ir.external_data.set_base_dir(model.graph, str(path.parent))
-    for stored in all_tensors(model):  # those in functions, too
+    for stored in all_tensors(model):  # those in functions, too, which the library's set_base_dir leaves out
         if isinstance(stored, ir.ExternalTensor):
             stored.base_dir = str(path.parent)
     for value in model.graph.initializers.values():
@@ -382,7 +381,8 @@ def _without_weights(data: mmap.mmap) -> tuple[list[bytes | Span], dict[str, Spa
 
 def _light_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, bytes, Span] | None:
     """Returns name, serialized field without its bytes, and the place of the bytes; None where it has no large ones."""
-    kept, name, span = b"", "", None
+    kept: list[bytes] = []
+    name, span = "", None
     for number, tag, first, last in _fields(data, start, end):
         if number == _TENSOR_RAW_DATA:
             if span is not None:
@@ -393,11 +393,11 @@ def _light_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, bytes, Sp
             name = data[first:last].decode()
         if last - tag >= LEAST_BYTES:
             return None  # typed data: not raw
-        kept += data[tag:last]
+        kept.append(data[tag:last])
     if span is None or span.length < LEAST_BYTES or not name:
         return None
-    kept += _tag(_TENSOR_RAW_DATA) + _varint(0)
-    return name, _tag(_GRAPH_INITIALIZER) + _varint(len(kept)) + kept, span
+    light = b"".join(kept) + _tag(_TENSOR_RAW_DATA) + _varint(0)
+    return name, _tag(_GRAPH_INITIALIZER) + _varint(len(light)) + light, span
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
-from ._walk import all_graphs, all_nodes, all_tensors, all_values
+from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
 from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
 from .fuse_attention import FuseAttention
@@ -48,6 +48,7 @@ __all__ = [
     "names",
     "parse",
     "signature",
+    "subgraphs",
 ]
 
 _ORDER: tuple[Pass, ...] = (

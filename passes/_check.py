@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+from ._walk import subgraphs
+
 
 class BrokenGraph(Exception):
     """A pass left a graph that is not valid; the message says where."""
@@ -39,12 +41,8 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: set[ir.Value]) -> None:
         for value in node.inputs:
             if value is not None and value not in seen:
                 raise BrokenGraph(f"{value.name!r} is used by {node.op_type} {node.name!r} before it is computed")
-        for attribute in node.attributes.values():
-            if attribute.type is ir.AttributeType.GRAPH:
-                _check_graph(attribute.as_graph(), seen)
-            elif attribute.type is ir.AttributeType.GRAPHS:
-                for subgraph in attribute.as_graphs():
-                    _check_graph(subgraph, seen)
+        for subgraph in subgraphs(node):
+            _check_graph(subgraph, seen)
         for value in node.outputs:
             if value.name and value.name in names:
                 raise BrokenGraph(f"{value.name!r} is computed twice")

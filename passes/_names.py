@@ -5,7 +5,7 @@ from itertools import chain
 
 import onnx_ir as ir
 
-from ._walk import all_values
+from ._walk import all_values, subgraphs
 
 
 def make_unique(model: ir.Model) -> None:
@@ -26,12 +26,8 @@ def _visit(graph: ir.Graph, known: ChainMap[str, ir.Value], taken: set[str]) -> 
             value.name = _free(value.name, taken)
             known[value.name] = value
     for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type is ir.AttributeType.GRAPH:
-                _visit(attribute.as_graph(), known.new_child(), taken)
-            elif attribute.type is ir.AttributeType.GRAPHS:
-                for subgraph in attribute.as_graphs():
-                    _visit(subgraph, known.new_child(), taken)
+        for subgraph in subgraphs(node):
+            _visit(subgraph, known.new_child(), taken)
 
 
 def _free(name: str, taken: set[str]) -> str:
