@@ -2,8 +2,8 @@
 
 After Migacz, "8-bit inference with TensorRT" (GTC 2017), and `Entropy` of ONNX Runtime: P is the distribution within a
 candidate range, with what lies outside added to its outermost bins; Q is the same without the outside, merged into as
-many bins as there are integers and spread again over the bins that P occupies. As there, one threshold clips magnitudes:
-an affine range ends at it on both sides, or before it where no value is. Three things differ:
+many bins as there are integers and spread again over the bins that P occupies. As there, one threshold clips both
+sides: an affine range ends at it, or before it where no value is. Three things differ:
 
 - exact zeros are left out: they are exact in any range, and half of all values behind a ReLU;
 - the histogram is resampled from the logarithmic one, within whose bins values count as evenly spread;

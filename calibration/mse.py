@@ -22,13 +22,15 @@ def ranges(statistics: Statistics, *, symmetric: bool, bits: int = 8) -> tuple[f
     whole = with_zero(statistics.low, statistics.high, symmetric=symmetric)
     if not statistics.histogram.total:
         return whole
+
     def cost(candidate: tuple[float, float]) -> float:
         return error(statistics.histogram, *candidate, symmetric=symmetric, bits=bits)
 
     middle = _symmetric(statistics.magnitudes, bits)
     found = [middle] if symmetric else _affine(statistics.histogram, middle, bits)
     low, high = min([whole, *found], key=cost)
-    around = [(low * x, high * y) for x, y in _AROUND if low * x >= whole[0] and high * y <= whole[1]]
+    factors = [(x, y) for x, y in _AROUND if x == y or not symmetric]
+    around = [(low * x, high * y) for x, y in factors if low * x >= whole[0] and high * y <= whole[1]]
     return min([(low, high), *around], key=cost)
 
 
@@ -67,8 +69,8 @@ class _Side:
     """The error of the values on one side of zero, at many ends at once.
 
     What is within half a step of zero costs its square, what lies between that and the end step^2 / 12, what lies
-    beyond the end the square of its distance. All are read from running sums, those of the tail from the far end, since a
-    difference of sums would lose the tail in the bulk's rounding.
+    beyond the end the square of its distance. All are read from running sums, those of the tail from the far end, since
+    a difference of sums would lose the tail in the bulk's rounding.
     """
 
     def __init__(self, histogram: Histogram) -> None:

@@ -1,7 +1,7 @@
 """Percentile: the range of all values but the outermost few.
 
-After McKinstry et al., "Discovering low-precision networks close to full-precision networks" (2018), and `Percentile` of
-ONNX Runtime: the share left out is split evenly between both ends; of magnitudes, it is taken from the top.
+After McKinstry et al., "Discovering low-precision networks close to full-precision networks" (2018), and `Percentile`
+of ONNX Runtime: the share left out is split evenly between both ends; of magnitudes, it is taken from the top.
 """
 
 from ._quantize import with_zero
