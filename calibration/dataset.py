@@ -2,7 +2,7 @@
 
 An array whose rank is the input's has one row for each sample: the row is fed with its leading axis kept at 1, or as
 many rows at once as the input's first dimension is fixed to, where a remainder is dropped. An array of one rank more
-holds whole feeds: `array[i]` is fed as it is. Dtypes may differ where the model loses nothing: floats are rounded to any
+holds whole feeds: `array[i]` is fed as it is. Dtypes may differ where the model loses nothing: floats become any
 float, integers and booleans become any integer or float that holds their values. A float never becomes an integer.
 """
 
@@ -165,7 +165,7 @@ def _read(path: Path, specs: Sequence[InputSpec]) -> Feed:
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            arrays = {specs[0].name: loaded} if path.suffix == ".npy" else {}
+            arrays = {specs[0].name: loaded}
         else:
             with loaded as archive:
                 arrays = {name: archive[name] for name in archive.files}
@@ -174,8 +174,11 @@ def _read(path: Path, specs: Sequence[InputSpec]) -> Feed:
     except Exception as error:  # zip, zlib and numpy have an error of their own for each way to be broken
         reason = "it holds Python objects" if str(error).startswith("Object arrays") else "the file is damaged"
         raise ValueError(f"{path}: not an {path.suffix} of numbers: {reason}") from error
-    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise ValueError(f"{path}: not an {path.suffix} of arrays")
+    if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
+        raise ValueError(f"{path}: not an {path.suffix}, but {'.npy' if path.suffix == '.npz' else '.npz'}: rename it")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: {name!r} in it is not an array")
     return arrays
 
 
@@ -250,7 +253,7 @@ def _sample(array: np.ndarray, spec: InputSpec, index: int, at: str) -> np.ndarr
 
 def _cast(given: np.ndarray, dtype: np.dtype[Any], name: str, at: str) -> np.ndarray:
     if given.dtype == dtype:
-        return np.ascontiguousarray(given)
+        return np.asarray(given, order="C")
     if given.dtype.kind == "f" and dtype.kind != "f":
         raise ValueError(f"{at}: input {name!r} is {given.dtype}; wanted {dtype}, which cannot hold it")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -258,7 +261,7 @@ def _cast(given: np.ndarray, dtype: np.dtype[Any], name: str, at: str) -> np.nda
     lost = not np.isfinite(cast).all() if given.dtype.kind == "f" else not _equal(given, cast)
     if lost:
         raise ValueError(f"{at}: input {name!r} is {given.dtype} with values that {dtype} cannot hold")
-    return np.ascontiguousarray(cast)
+    return np.asarray(cast, order="C")
 
 
 def _equal(given: np.ndarray, cast: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ Outputs = Sequence[np.ndarray]
 
 
 def top1(outputs: Outputs, references: Outputs, labels: Outputs | None = None) -> float:
-    """Returns the share of positions whose argmax over the last axis is the label, or without labels the reference's."""
+    """Returns the share of positions whose argmax over the last axis is the label, or else the reference's."""
     _check(outputs, references)
     right = total = 0
     for index, (output, reference) in enumerate(zip(outputs, references, strict=True)):

@@ -2,7 +2,7 @@
 
 1. Rank: each node is quantized alone, and its loss is its cost.
 2. Prefix: the costliest 0, 1, 2, 4, ... nodes stay in higher precision until the bound holds; bisection then shortens
-   the prefix. Losses add up only roughly, so the bisection may miss a shorter one, but what it returns was seen to hold.
+   the prefix. Losses add up only roughly, so the bisection may miss a shorter one; what it returns was seen to hold.
 3. Return: from the cheapest on, nodes are quantized again, one by one, as long as the bound holds.
 
 Every loss is remembered, and with a state file across runs: a search that was stopped goes on where it was.

@@ -1,0 +1,38 @@
+"""Entropy: the tail goes where it is thin, the side that does not clip stays."""
+
+import numpy as np
+import pytest
+
+from planc.calibration.entropy import ranges
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_long_tails_are_clipped_and_bounded_ones_are_not(symmetric: bool, draw, observe) -> None:
+    heavy = draw("heavy", size=30000)
+    assert ranges(observe(heavy), symmetric=symmetric)[1] < np.abs(heavy).max() / 2
+    flat = np.random.default_rng(0).uniform(-1, 1, 30000)
+    assert ranges(observe(flat), symmetric=symmetric)[1] > 0.95
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_one_outlier_does_not_set_the_range(symmetric: bool, draw, observe) -> None:
+    low, high = ranges(observe(draw("outlier", size=30000)), symmetric=symmetric)
+    assert -20 < low < -2.5
+    assert 2.5 < high < 20
+
+
+def test_the_side_that_does_not_clip_stays(draw, observe) -> None:
+    values = draw("silu", size=30000)
+    low, high = ranges(observe(values), symmetric=False)
+    assert low == values.min()
+    assert 2 < high <= values.max()
+    assert ranges(observe(draw("relu")), symmetric=False)[0] == 0
+    assert ranges(observe(draw("negative")), symmetric=False)[1] == 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_zeros_do_not_matter(symmetric: bool, draw, observe) -> None:
+    values = draw("relu")
+    zeros = np.zeros(20000)
+    found = ranges(observe(values), symmetric=symmetric)
+    assert ranges(observe(values, zeros), symmetric=symmetric) == found
