@@ -80,3 +80,8 @@ def with_zero(low: float, high: float, *, symmetric: bool) -> tuple[float, float
         most = max(abs(low), abs(high))
         return 0.0 - most, most  # not -most, which is -0.0 for zero
     return min(low, 0.0), max(high, 0.0)
+
+
+def running(values: np.ndarray) -> np.ndarray:
+    """Returns float64[n + 1]: the sum of the first 0, 1, ..., n values."""
+    return np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))

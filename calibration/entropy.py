@@ -13,11 +13,11 @@ sides: an affine range ends at it, or before it where no value is. Three things 
 
 import numpy as np
 
-from ._quantize import with_zero
+from ._quantize import running, with_zero
 from .observers import Histogram, Statistics
 
 _FINE = 16  # bins for each integer: 2048 for the 128 magnitudes of int8
-_CANDIDATES = 64
+_CANDIDATES = 128
 _BULK, _BEYOND = 0.99, 16
 _FLOOR = 1e-9  # Q where it is empty and P is not, so that the divergence stays finite
 
@@ -39,28 +39,46 @@ def _threshold(histogram: Histogram, low: float, high: float, levels: int) -> fl
     width = (high - low) / bins
     edges = np.linspace(low, high, bins + 1)
     edges[0] = np.nextafter(low, -np.inf)  # values that are exactly `low` are inside
-    below = histogram.below(edges)
     zero = round(-low / width)
     least = levels - min(zero, bins - zero, levels // 2)  # at least one bin for each integer
-    reach = np.linspace(least, max(zero, bins - zero), _CANDIDATES).round().astype(np.intp).tolist()
-    costs = [_divergence(below, max(zero - n, 0), min(zero + n, bins), histogram.total, levels) for n in reach]
-    return float(reach[int(np.argmin(costs))] * width)
+    reach = np.linspace(least, max(zero, bins - zero), _CANDIDATES).round().astype(np.intp)
+    starts, stops = np.maximum(zero - reach, 0), np.minimum(zero + reach, bins)
+    costs = _divergences(histogram.below(edges), histogram.total, starts, stops, levels)
+    return float(reach[costs.argmin()] * width)
 
 
-def _divergence(below: np.ndarray, start: int, stop: int, total: int, levels: int) -> float:
-    """Returns KL(P || Q) in nats of the bins start..stop, from the counts below their edges."""
-    inside = np.diff(below[start : stop + 1])
-    reference = inside.copy()
-    reference[0] += below[start]
-    reference[-1] += total - below[stop]
-    occupied = reference > 0
-    starts = np.arange(levels) * inside.size // levels
-    sums, sizes = np.add.reduceat(inside, starts), np.add.reduceat(occupied.astype(np.intp), starts)
-    spread = np.repeat(sums / np.maximum(sizes, 1), np.diff(starts, append=inside.size))[occupied]
-    if not spread.any():
-        return np.inf
-    p, q = reference[occupied] / total, np.maximum(spread / spread.sum(), _FLOOR)
-    return float(p @ np.log(p / q))
+def _divergences(below: np.ndarray, total: int, starts: np.ndarray, stops: np.ndarray, levels: int) -> np.ndarray:
+    """Returns KL(P || Q) in nats, float64[windows], of the windows starts..stops of bins.
+
+    Q is constant over the occupied bins of an integer, so that sum(p log q) needs P's sum over each integer only, and
+    sum(p log p) is a difference of running sums but for the two bins that take what is outside: no window is walked.
+
+    Args:
+        below: float64[bins + 1], counts below each edge.
+        total: of all counts.
+        starts: int[windows], the first bin of each.
+        stops: int[windows], the bin after its last.
+        levels: integers that a window is merged into.
+    """
+    inside = np.maximum(np.diff(below), 0)
+    occupied, entropies = running(inside > 0), running(_x_log_x(inside))
+    cuts = starts[:, None] + np.arange(levels + 1) * (stops - starts)[:, None] // levels
+    merged, sizes = np.diff(below[cuts]), np.diff(occupied[cuts])
+    masses, reference = merged.copy(), entropies[stops] - entropies[starts]
+    for level, bins, outside in ((0, starts, below[starts]), (-1, stops - 1, total - below[stops])):
+        masses[:, level] += outside
+        sizes[:, level] += (outside > 0) & (inside[bins] == 0)
+        reference += _x_log_x(inside[bins] + outside) - _x_log_x(inside[bins])
+    kept = merged.sum(axis=1)
+    spread = merged / np.maximum(sizes, 1) / np.maximum(kept, 1e-300)[:, None]
+    crossed = (masses * np.log(np.maximum(spread, _FLOOR))).sum(axis=1)
+    return np.where(kept > 0, (reference - crossed) / total - np.log(total), np.inf)
+
+
+def _x_log_x(values: np.ndarray) -> np.ndarray:
+    """0 where a value is 0."""
+    logs: np.ndarray = values * np.log(np.where(values > 0, values, 1.0))
+    return logs
 
 
 def _without_zero(histogram: Histogram) -> Histogram:

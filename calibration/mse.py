@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from ._quantize import error, with_zero
+from ._quantize import error, running, with_zero
 from .observers import Histogram, Statistics
 
 _COARSE = 48  # candidates of each end in the search of both at once; their neighbours are searched after it
@@ -76,10 +76,10 @@ class _Side:
     def __init__(self, histogram: Histogram) -> None:
         self.right = histogram.right
         self.corners = np.column_stack((histogram.left, histogram.right)).ravel()
-        self.counts, self.squares = _running(histogram.counts), _running(histogram.squares)
+        self.counts, self.squares = running(histogram.counts), running(histogram.squares)
         middles = (histogram.left + histogram.right) / 2
         self.beyond = [
-            _running(moment[::-1])[::-1]
+            running(moment[::-1])[::-1]
             for moment in (histogram.counts, histogram.counts * middles, histogram.squares)
         ]  # fmt: skip
 
@@ -102,10 +102,6 @@ class _Side:
         below = np.repeat(sums, 2)[1:-1]  # at each bin's left edge the sum before it, at its right edge the one with it
         up_to: np.ndarray = np.interp(ends, self.corners, below)
         return up_to
-
-
-def _running(values: np.ndarray) -> np.ndarray:
-    return np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
 
 
 def _mirrored(histogram: Histogram, stop: int) -> Histogram:
