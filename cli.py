@@ -20,6 +20,8 @@ _MODEL_HELP = (
     "file.py:callable, pkg.mod:callable (returning an nn.Module, or (module, example_inputs)), model.onnx or model.pt2."
 )
 
+_METHOD = "mse"
+_SMOOTHING = 0.5
 _INTERRUPTED = 130
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -68,6 +70,23 @@ Tolerances = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", metavar="text|json", help="What stdout carries.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks and worker output.")]
+Target = Annotated[str, typer.Option("-t", "--target", help="See `planc targets`.", autocompletion=_target_names)]
+CalibrationData = Annotated[
+    str, typer.Option("--calibration", metavar="DATA", help="Real inputs: .npz, folder or file.py:callable.")
+]
+Samples = Annotated[int | None, typer.Option("--samples", metavar="N", help="Use the first N only.")]
+Method = Annotated[str, typer.Option("--method", help="From statistics to ranges: minmax, percentile, entropy, ...")]
+Ranges = Annotated[Path | None, typer.Option("--ranges", metavar="FILE.json", help="What planc calibrate wrote.")]
+AllowRandom = Annotated[bool, typer.Option("--allow-random-calibration", help="Calibrate on random data.")]
+Exclude = Annotated[
+    list[str], typer.Option("--exclude", metavar="NAME", help="Layer, module or glob kept in float; @FILE lists them.")
+]
+Smoothing = Annotated[float, typer.Option("--smoothing", help="Share of outliers that weights take, 0 for none.")]
+MaxDrop = Annotated[
+    list[str], typer.Option("--max-drop", metavar="METRIC=VALUE", help="top1=0.5pp, cosine=0.005, sqnr=20, mse=0.01.")
+]
+Evaluation = Annotated[str, typer.Option("--eval", metavar="DATA", help="Judge by this data; it may hold `labels`.")]
+State = Annotated[Path | None, typer.Option("--state", metavar="FILE.json", help="Go on with a stopped search.")]
 OnnxFile = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")]
 Preset = Annotated[str, typer.Option("--preset", help="List of passes, by target family.")]
 Only = Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")]
@@ -77,10 +96,10 @@ Skip = Annotated[list[str], typer.Option("--skip", metavar="NAME", help="Leave a
 @app.command("compile")
 def compile_(
     model: Model,
-    target: Annotated[str, typer.Option("-t", "--target", help="See `planc targets`.", autocompletion=_target_names)],
+    target: Target,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the artifact.")],
     precision: Annotated[
-        str, typer.Option("-p", "--precision", help="fp32, fp16, bf16.", autocompletion=_precision_names)
+        str, typer.Option("-p", "--precision", help="fp32, fp16, bf16, int8.", autocompletion=_precision_names)
     ] = "fp32",
     inputs: Inputs = [],  # noqa: B006  typer's way
     dims: Dims = [],  # noqa: B006
@@ -90,6 +109,16 @@ def compile_(
         list[str], typer.Option("-O", "--option", metavar="NAME=VALUE", help="Option of the backend.")
     ] = [],  # noqa: B006
     tolerance: Tolerances = [],  # noqa: B006
+    calibration: CalibrationData = "",
+    samples: Samples = None,
+    method: Method = _METHOD,
+    ranges: Ranges = None,
+    allow_random: AllowRandom = False,
+    exclude: Exclude = [],  # noqa: B006
+    smoothing: Smoothing = _SMOOTHING,
+    max_drop: MaxDrop = [],  # noqa: B006
+    evaluation: Evaluation = "",
+    state: State = None,
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
@@ -103,7 +132,11 @@ def compile_(
     from .compiler import pipeline, recipe
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
-    job = recipe.job(source, target, precision, options=option, tolerance=tolerance)
+    quantization = recipe.quantization(
+        data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+    )  # fmt: skip
+    job = recipe.job(source, target, precision, options=option, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         result = pipeline.run(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
@@ -124,6 +157,9 @@ def compile_(
         print(f"  {name}: {figures['latency_p50_ms']:.2f} ms (median)")
     print(f"  golden data for planc verify: {_size(golden)}")
     print(f"  precision: {_effective(manifest['effective_precision'])}")
+    if manifest["quantization"]:
+        _print_products(manifest["quantization"]["products"])
+        _print_guard(manifest["quantization"]["guard"])
     for line in _verification_lines(manifest["verification"]):
         print(f"  {line}")
 
@@ -230,6 +266,93 @@ def optimize(
             print(f"{name}: {'nothing left to match' if name in report.explained else 'did not run'}")
     if report.checked:
         print(f"checked at {'; '.join(report.checked['points'])}: off by {report.checked['max_abs']:.3g} at most")
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="RANGES.json", help="The calibration table.")],
+    calibration: CalibrationData = "",
+    samples: Samples = None,
+    method: Method = _METHOD,
+    allow_random: AllowRandom = False,
+    inputs: Inputs = [],  # noqa: B006
+    dims: Dims = [],  # noqa: B006
+    weights: Weights = None,
+    overwrite: Overwrite = False,
+    trust_pickle: TrustPickle = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Run a model on real data and write the ranges of its tensors: one table for every target."""
+    _set_up(output_format, debug)
+    from .compiler import pipeline, recipe
+
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
+    quantization = recipe.quantization(data=calibration, samples=samples, method=method, random=allow_random)
+    job = recipe.job(source, "null", "int8", quantization=quantization)
+    with _Progress() as progress:
+        made = pipeline.calibrate_file(
+            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+        )
+    if output_format == "json":
+        _print_json({**made, "output": str(out)})
+    else:
+        told = f"{made['tensors']} tensors, {made['samples']} samples of {made['data']}, method {made['method']}"
+        print(f"{made['status']} {out}: {told}")
+
+
+@app.command()
+def quantize(
+    model: Model,
+    target: Target,
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file with Q/DQ.")],
+    calibration: CalibrationData = "",
+    samples: Samples = None,
+    method: Method = _METHOD,
+    ranges: Ranges = None,
+    allow_random: AllowRandom = False,
+    exclude: Exclude = [],  # noqa: B006
+    smoothing: Smoothing = _SMOOTHING,
+    max_drop: MaxDrop = [],  # noqa: B006
+    evaluation: Evaluation = "",
+    state: State = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print a row for each layer.")] = False,
+    inputs: Inputs = [],  # noqa: B006
+    dims: Dims = [],  # noqa: B006
+    weights: Weights = None,
+    tolerance: Tolerances = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    trust_pickle: TrustPickle = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Quantize a model to INT8: an ONNX file with Q/DQ laid out for a target's kernels."""
+    _set_up(output_format, debug)
+    from .compiler import pipeline, recipe
+
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
+    quantization = recipe.quantization(
+        data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+    )  # fmt: skip
+    job = recipe.job(source, target, "int8", tolerance=tolerance, quantization=quantization)
+    with _Progress() as progress:
+        made = pipeline.quantize_file(
+            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+        )
+    if output_format == "json":
+        _print_json({**made, "output": str(out)})
+        return
+    print(f"{made['status']} {out}: {_size(out.stat().st_size)}")
+    _print_products(made["products"])
+    _print_guard(made["guard"])
+    if explain:
+        _print_layers(made["layers"])
 
 
 @app.command()
@@ -508,6 +631,44 @@ def _print_tree(facts: Any, indent: str = "") -> None:
                 print(f"{indent}  " + ", ".join(f"{name} {one}" for name, one in entry.items()))
         else:
             print(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _print_products(products: dict[str, Any]) -> None:
+    for name, share in products.items():
+        figures = f"{share['nodes']} layers, {share['macs_share']:.1%} of the multiplications"
+        print(f"  {name}: {figures}, {_size(share['weights_bytes'])} of weights")
+
+
+def _print_guard(guard: dict[str, Any] | None) -> None:
+    if guard is None:
+        return
+    kind = "labelled samples" if guard["labelled"] else "samples"
+    for bound, loss in guard["loss"].items():
+        print(f"  {bound}: {loss:.4g} on {guard['samples']} {kind}")
+    for one in guard["excluded"]:
+        origin = f" ({one['origin']})" if one["origin"] else ""
+        print(f"  in float: {one['name']}{origin}, noise {one['noise']:.3g} alone")
+
+
+def _print_layers(layers: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("layer", "operator", "method", "range", "scale", "SQNR dB", "saturated", "MACs", "decision", box=None)
+    for one in layers:
+        known = bool(one["method"])
+        table.add_row(
+            f"{one['origin'] or one['name']}",
+            one["op"],
+            one["method"],
+            f"{one['low']:.4g}..{one['high']:.4g}" if known else "",
+            f"{one['scale']:.4g}" if known else "",
+            f"{one['sqnr_db']:.1f}" if one["sqnr_db"] is not None else "",
+            f"{one['saturated']:.4%}" if one["saturated"] is not None else "",
+            f"{one['macs']:.3g}",
+            f"{one['decision']}{': ' if one['reason'] else ''}{one['reason']}",
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _print_change(name: str, before: object, after: object) -> None:

@@ -69,6 +69,7 @@ def feeds(
     *,
     samples: int | None = None,
     tally: Tally | None = None,
+    strip: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Iterator[Feed]:
     """Yields feeds of one sample each: one array for each input, with the dtype and the shape that it wants.
 
@@ -79,6 +80,7 @@ def feeds(
         specs: the model's inputs.
         samples: the most feeds to yield, the first ones; None: all.
         tally: is told of every feed.
+        strip: takes what is no input, such as labels, out of a file or dict.
 
     Raises:
         ValueError: there is no sample, or one does not fit the inputs; names the file or item, and the input.
@@ -87,7 +89,7 @@ def feeds(
     if samples is not None and samples < 1:
         raise ValueError(f"{samples} samples: at least 1 is needed")
     counted = Tally() if tally is None else tally
-    for feed in islice(_all(source, specs, counted), samples):
+    for feed in islice(_all(source, specs, counted, strip or dict), samples):
         counted.add(feed)
         yield feed
     if not counted.samples:
@@ -120,10 +122,12 @@ def _draw(rng: np.random.Generator, spec: InputSpec, sizes: Mapping[str, int]) -
     return np.asarray(rng.integers(least, most, shape, dtype=whole, endpoint=True), dtype)
 
 
-def _all(source: Any, specs: Sequence[InputSpec], tally: Tally) -> Iterator[Feed]:
+def _all(
+    source: Any, specs: Sequence[InputSpec], tally: Tally, strip: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[Feed]:
     if isinstance(source, str | Path):
         for path in _files(Path(source), specs):
-            yield from _feeds(_read(path, specs), specs, str(path), tally)
+            yield from _feeds(strip(_read(path, specs)), specs, str(path), tally)
         return
     items = source() if callable(source) else source
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
@@ -132,7 +136,8 @@ def _all(source: Any, specs: Sequence[InputSpec], tally: Tally) -> Iterator[Feed
         where = f"item {index} of the calibration data"
         if not isinstance(item, Mapping):
             raise ValueError(f"{where} is {type(item).__name__}, not a dict from input name to array")
-        yield from _feeds({str(name): np.asarray(value) for name, value in item.items()}, specs, where, tally)
+        arrays = {str(name): np.asarray(value) for name, value in item.items()}
+        yield from _feeds(strip(arrays), specs, where, tally)
 
 
 def _files(path: Path, specs: Sequence[InputSpec]) -> list[Path]:

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import METHODS, least_error
 from ._quantize import quality
 from .observers import Observer, Statistics
@@ -56,6 +58,19 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
+class Channels:
+    """Extremes of each channel, on the last axis of a tensor.
+
+    Attributes:
+        low: least values.
+        high: greatest values.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class RangeTable:
     """Ranges of all tensors, and what they were made from.
 
@@ -67,6 +82,7 @@ class RangeTable:
         model_digest: sha256 of the model that was run, in hexadecimal.
         tensors: by name.
         bits: of the integers, for which methods weigh rounding against clipping.
+        channels: extremes of the channels of what a matrix multiplies, by name of the tensor.
     """
 
     method: str
@@ -76,6 +92,7 @@ class RangeTable:
     model_digest: str
     tensors: Mapping[str, TensorRange] = field(default_factory=dict)
     bits: int = 8
+    channels: Mapping[str, Channels] = field(default_factory=dict)
 
     @property
     def non_finite(self) -> dict[str, int]:
@@ -98,6 +115,7 @@ def table(
     samples: int | None = None,
     bits: int = 8,
     percentile: float | None = None,
+    channels: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> RangeTable:
     """Returns the ranges that `method` chooses from the statistics of each tensor.
 
@@ -110,6 +128,7 @@ def table(
         samples: samples that were run; None: the most that a tensor has seen.
         bits: of the integers.
         percentile: the share in percent that "percentile" keeps; None: its default.
+        channels: least and greatest value of each channel, of shape [channels], by tensor.
 
     Raises:
         ValueError: the method is unknown, or has no percentile, or a tensor was never observed.
@@ -126,7 +145,9 @@ def table(
             raise ValueError(f"tensor {name!r} was never observed")
         tensors[name] = _tensor(one, method, bits, options)
     most = max((one.samples for one in statistics.values()), default=0)
-    return RangeTable(method, most if samples is None else samples, source, source_digest, model_digest, tensors, bits)
+    count = most if samples is None else samples
+    extremes = {name: Channels(_numbers(low), _numbers(high)) for name, (low, high) in sorted((channels or {}).items())}
+    return RangeTable(method, count, source, source_digest, model_digest, tensors, bits, extremes)
 
 
 def load(path: Path) -> RangeTable:
@@ -184,6 +205,10 @@ def _rounded(value: float) -> float:
     return float(f"{value:.9g}")
 
 
+def _numbers(array: np.ndarray) -> tuple[float, ...]:
+    return tuple(_rounded(float(value)) for value in array)
+
+
 class _Reader:
     """Reads values by their path in the document, which is what its errors name."""
 
@@ -199,7 +224,18 @@ class _Reader:
             model_digest=self.text("model_digest"),
             tensors={name: self.tensor(name) for name in self.get("tensors", kind=dict)},
             bits=self.whole("bits"),
+            channels={name: self.channels(name) for name in self.get("channels", kind=dict)},
         )
+
+    def channels(self, name: str) -> Channels:
+        sides = []
+        for side in ("low", "high"):
+            at = ("channels", name, side)
+            sides.append(tuple(_number(one, at) for one in self.get(*at, kind=list)))
+        low, high = sides
+        if len(low) != len(high) or any(one > other for one, other in zip(low, high, strict=True)):
+            raise ValueError(f"channels of {name!r}: low and high do not fit")
+        return Channels(low, high)
 
     def tensor(self, name: str) -> TensorRange:
         at = ("tensors", name)

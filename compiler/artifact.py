@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+RANGES = "ranges.json"
 REPORT = "report.json"
 
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}

@@ -97,6 +97,27 @@ def require_ours(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
 
 
+def require_table(out: Path, overwrite: bool) -> None:
+    """Checks that a calibration table called `out` may be written: what is there is one, or may go.
+
+    Raises:
+        UsageError: it is not, or is a folder.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'ranges.json'}")
+    if out.exists() and not overwrite and b'"model_digest"' not in out.read_bytes():
+        raise UsageError(f"{out} exists and is no calibration table", hint="Add --overwrite, or give another -o")
+
+
+def publish_same(staged: Path, out: Path) -> str:
+    """Gives a file its final name unless it is there already; returns "built", "replaced" or "unchanged"."""
+    if out.exists() and digest(out) == digest(staged):
+        return "unchanged"
+    status = "replaced" if out.exists() else "built"
+    publish(staged, out)
+    return status
+
+
 def publish_onnx(staged: Path, out: Path, overwrite: bool) -> str:
     """Gives an ONNX file its final name, its external data first; returns "built", "replaced" or "unchanged"."""
     data_there = all((out.parent / data.name).exists() for data in staged.parent.glob("*.data"))

@@ -1,6 +1,6 @@
 """Golden data: inputs at each proven point with the reference's outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from . import files
 from .errors import UsageError
-from .shapes import Point, TensorSpec
+from .shapes import Dim, Point, TensorSpec, points
 
 SEED = 0
 
@@ -40,6 +40,27 @@ def draw(specs: Sequence[TensorSpec], point: Point) -> dict[str, np.ndarray]:
     """
     rng = np.random.default_rng(SEED)
     return {spec.name: _draw_one(rng, spec, spec.at(point.sizes)) for spec in specs}
+
+
+def of_sample(
+    run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+    sample: Mapping[str, np.ndarray],
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+) -> list[Golden]:
+    """Returns golden data at each point, made of one real sample: longer axes repeat it, shorter ones cut it.
+
+    Args:
+        run: the reference, from inputs to outputs.
+        sample: arrays by name of the input.
+        specs: of the inputs.
+        dims: sizes of their named dimensions.
+    """
+    made = []
+    for point in points(dims):
+        inputs = {spec.name: _fitted(sample[spec.name], spec.at(point.sizes)) for spec in specs}
+        made.append(Golden(point.label, inputs, dict(run(inputs))))
+    return made
 
 
 def check(golden: Golden) -> None:
@@ -94,3 +115,10 @@ def _draw_one(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]
         return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
     low, high = (0, 1) if spec.low is None or spec.high is None else (int(spec.low), int(spec.high))
     return rng.integers(low, high, shape, endpoint=True).astype(dtype)
+
+
+def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    for axis, size in enumerate(shape):
+        if array.shape[axis] != size:
+            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return array

@@ -41,6 +41,12 @@ def has_bf16() -> bool:
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def has_vnni() -> bool:
+    """Whether products of 8-bit integers add up without saturating at 16 bits, as they do on x86 before VNNI."""
+    x86 = platform.machine() in ("x86_64", "AMD64", "i686")
+    return not x86 or bool(cpu_flags() & {"avx_vnni", "avx512_vnni", "amx_int8"})
+
+
 def vector_width() -> str:
     """Returns the widest vector extension: it decides ONNX Runtime's blocked layouts."""
     return next((flag for flag in ("avx512f", "avx2", "avx") if flag in cpu_flags()), platform.machine())

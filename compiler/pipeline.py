@@ -1,9 +1,11 @@
 """The whole compiler on one screen: a job's stages in order, each in a worker process.
 
-    export    MODEL      -> model.onnx      the reference runs at each point
-    optimize  model.onnx -> model.opt.onnx  graph passes
-    build     .opt.onnx  -> payload         the backend's compiler
-    verify    payload    -> golden.npz      payload against the reference
+    export     MODEL      -> model.onnx      the reference runs at each point
+    optimize   model.onnx -> model.opt.onnx  graph passes
+    calibrate  .opt.onnx  -> ranges.json     INT8: what its tensors hold on real data
+    lower      .opt.onnx  -> model.q.onnx    INT8: Q/DQ for the target's kernels, within the accuracy bound
+    build      .onnx      -> payload         the backend's compiler
+    verify     payload    -> golden.npz      payload against the reference
 
 User code runs in the first worker only; the others never import torch. A graph pass that fails is left out and
 reported.
@@ -22,18 +24,23 @@ from . import artifact, files, host, optimize, plugins, recipe, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError
 from .recipe import Job, Source
+from .target import Precision
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
+    from ..calibration.table import RangeTable
     from .backends import Built
     from .bisect import Fault
     from .frontends import Exported
+    from .guard import Guarded
     from .optimize import Report
     from .parity import Check
+    from .quantize import Lowered
 
 MOST_GOLDEN_BYTES = 16 << 20
 _NEAR_TIE = 0.97
 _PLANC = "planc"
+_LOOSEN = "Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error"
 
 
 @dataclass
@@ -55,6 +62,9 @@ class Work:
     exported: "Exported | None" = None
     skipped: dict[str, str] = field(default_factory=dict)
     optimized: "Report | None" = None
+    table: "RangeTable | None" = None
+    lowered: "Lowered | None" = None
+    guarded: "Guarded | None" = None
     built: "Built | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
 
@@ -68,6 +78,17 @@ class Work:
     def graph(self) -> Path:
         """The graph after the passes of the target's family."""
         return self.folder / f"{self.job.target.family}.opt.onnx"
+
+    @property
+    def source(self) -> Path:
+        """The graph that the backend compiles."""
+        return self.folder / f"{self.job.target.name}.q.onnx" if self.lowered else self.graph
+
+    @property
+    def goldens(self) -> Path:
+        """Golden data: of random inputs, or of a calibration sample."""
+        real = self.folder / "real.npz"
+        return real if real.exists() else self.folder / "all.npz"
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,8 @@ def stages() -> Iterator[Stage]:
     """Yields the stages; their order is the order of the compilation."""
     yield Stage("export", ".onnx", _export)
     yield Stage("optimize", ".opt.onnx", _optimize)
+    yield Stage("calibrate", ".ranges.json", _calibrate)
+    yield Stage("lower", ".q.onnx", _lower)
     yield Stage("build", "", _build)
     yield Stage("verify", ".npz", _verify)
 
@@ -121,6 +144,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         for candidate in recipe.candidates(job):
             begun = replace(work, job=candidate, payload=folder / candidate.target.name, seconds=dict(work.seconds))
             begun.optimized = next((one.optimized for one in works if one.graph == begun.graph), None)
+            begun.table = next((one.table for one in works if one.graph == begun.graph), None)
             try:
                 works.append(optimize.leaving_out(partial(_attempt, begun, limits, on_event)))
             except PlancError as error:
@@ -154,7 +178,7 @@ def _attempt(work: Work, limits: Limits, on_event: Emit | None, skipped: dict[st
     return worker.call(
         run_stages,
         replace(work, skipped=skipped),
-        ("optimize", "build", "verify"),
+        ("optimize", "calibrate", "lower", "build", "verify"),
         limits=limits,
         on_event=on_event,
     )
@@ -218,6 +242,81 @@ def optimize_file(
         else:
             report = _optimize_checked(source, staged, out, chosen, check, limits, on_event)
         return files.publish_onnx(staged, out, overwrite), report
+
+
+def calibrate_file(
+    job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None
+) -> dict[str, Any]:
+    """Calibrates a model and writes its table; returns status and facts.
+
+    Raises:
+        PlancError: any class of the exit-code table.
+    """
+    files.require_table(out, overwrite)
+    with files.staging(out) as folder:
+        work = _lowered(job, folder, ("optimize", "calibrate"), limits, on_event)
+        assert work.table
+        work.table.save(folder / out.name)
+        status = files.publish_same(folder / out.name, out)
+    table = work.table
+    return {
+        "status": status,
+        "method": table.method,
+        "samples": table.samples,
+        "data": table.source,
+        "tensors": len(table.tensors),
+        "seconds": {name: round(value, 3) for name, value in work.seconds.items()},
+    }
+
+
+def quantize_file(
+    job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_event: Emit | None = None
+) -> dict[str, Any]:
+    """Lowers a model to one ONNX file with Q/DQ for the job's target; returns status, effect and layers.
+
+    Raises:
+        PlancError: any class of the exit-code table.
+    """
+    files.require_ours(out, overwrite)
+    with files.staging(out) as folder:
+        work = _lowered(job, folder, ("optimize", "calibrate", "lower"), limits, on_event)
+        metrics = worker.call(_write_lowered, work, folder / out.name, limits=limits, on_event=on_event)
+        status = files.publish_onnx(folder / out.name, out, overwrite)
+    assert work.lowered
+    return {
+        "status": status,
+        "products": work.lowered.effect,
+        "layers": work.lowered.layers,
+        "guard": work.guarded.facts if work.guarded else None,
+        "verification": metrics,
+        "seconds": {name: round(value, 3) for name, value in work.seconds.items()},
+    }
+
+
+def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_event: Emit | None) -> Work:
+    """Runs the first stages of a job."""
+    work = worker.call(run_stages, Work(job, folder, folder), ("export",), limits=limits, on_event=on_event)
+
+    def attempt(skipped: dict[str, str]) -> Work:
+        return worker.call(run_stages, replace(work, skipped=skipped), names, limits=limits, on_event=on_event)
+
+    return optimize.leaving_out(attempt)
+
+
+def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
+    """Writes the lowered graph and holds it against the reference (in a worker)."""
+    from . import golden, reference, storage, verify
+
+    emit("stage", "write")
+    with files.telling(out.parent):
+        optimize.write(storage.load(work.source), out, embed=True)
+    emit("stage", "verify")
+    run = reference.runner(out)
+    bounds = verify.tolerance(work.job.precision, work.job.tolerance)
+    result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
+    if not result["passed"]:
+        raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
+    return result
 
 
 def bisect_file(
@@ -305,8 +404,42 @@ def _export(work: Work, emit: Emit) -> None:
 def _optimize(work: Work, emit: Emit) -> None:
     if work.optimized is not None:  # by another candidate
         return
-    family = optimize.Recipe(family=work.job.target.family, trusted=work.job.source.frontend == "torch", own=True)
+    family = optimize.Recipe(
+        family=work.job.target.family,
+        keep_origin=work.job.precision is Precision.INT8,  # until it is lowered: layers are named after their modules
+        trusted=work.job.source.frontend == "torch",
+        own=True,
+    )
     work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
+
+
+def _calibrate(work: Work, emit: Emit) -> None:
+    if work.job.precision is not Precision.INT8 or work.table is not None:  # by another candidate
+        return
+    from . import calibrate, golden, reference
+
+    model = work.model
+    work.table, sample = calibrate.measure(
+        work.graph, work.job.quantization.calibration, model.inputs, model.dims, emit=emit
+    )
+    if sample is not None:
+        made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
+        golden.save(work.folder / "real.npz", made)
+
+
+def _lower(work: Work, emit: Emit) -> None:
+    if work.job.precision is not Precision.INT8:
+        return
+    from . import guard, quantize
+
+    assert work.table is not None
+    emit("stage", "lower")
+    how = quantize.lowering(work.job, work.model.dims)
+    out = work.folder / f"{work.job.target.name}.q.onnx"
+    if work.job.quantization.guard.bounds:
+        work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)
+        how = replace(how, keep=(*how.keep, *work.guarded.excluded))
+    work.lowered = quantize.lower(work.graph, out, how, work.table)
 
 
 def _build(work: Work, emit: Emit) -> None:
@@ -314,14 +447,14 @@ def _build(work: Work, emit: Emit) -> None:
     backend = plugins.load("backends", work.job.target.backend)
     options = recipe.backend_options(work.job)
     work.payload.mkdir()
-    work.built = backend.build(work.graph, work.job.precision, options, work.payload)
+    work.built = backend.build(work.source, work.job.precision, options, work.payload)
 
 
 def _verify(work: Work, emit: Emit) -> None:
     from . import golden, verify
 
     emit("stage", "verify")
-    goldens = golden.load(work.folder / "all.npz")
+    goldens = golden.load(work.goldens)
     kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
     manifest = _manifest(work)
@@ -336,7 +469,7 @@ def _verify(work: Work, emit: Emit) -> None:
         if not result["passed"]:
             raise GateFailed(
                 _difference(work.job.target.name, work.model, result),
-                hint="Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error",
+                hint=_LOOSEN,
             )
         manifest["verification"] = {"reference": work.model.reference, **result}
     else:
@@ -345,6 +478,8 @@ def _verify(work: Work, emit: Emit) -> None:
             "reason": f"the {work.job.target.name} target executes nothing",
         }
     manifest["verification"]["golden_points"] = [one.label for one in kept]
+    if work.table is not None:
+        work.table.save(work.payload / artifact.RANGES)
     work.manifest = artifact.write_manifest(work.payload, manifest)
 
 
@@ -378,6 +513,7 @@ def _manifest(work: Work) -> dict[str, Any]:
         "passes_skipped": work.optimized.skipped,
         "requested_precision": str(job.precision),
         "effective_precision": dict(work.built.effective_precision),
+        "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),
         "host": {"cpu": host.cpu_name(), "cpu_flags": sorted(host.cpu_flags())},
@@ -387,6 +523,23 @@ def _manifest(work: Work) -> dict[str, Any]:
             "onnxscript": host.version("onnxscript"),
             **backend.fingerprint(),
         },
+    }
+
+
+def _quantization(work: Work) -> dict[str, Any]:
+    """What the manifest says of INT8; empty for other precisions."""
+    if work.lowered is None or work.table is None:
+        return {}
+    return {
+        "products": work.lowered.effect,
+        "kept": [{"name": one["name"], "reason": one["reason"]} for one in work.lowered.kept],
+        "calibration": {
+            "method": work.table.method,
+            "samples": work.table.samples,
+            "data": work.table.source,
+            "data_sha256": work.table.source_digest,
+        },
+        "guard": work.guarded.facts if work.guarded else None,
     }
 
 
@@ -452,7 +605,6 @@ def _export_one(source: Source, folder: Path, name: str, *, emit: Emit) -> dict[
 def _hold_against_reference(path: Path, exported: "Exported") -> None:
     from . import verify
     from .reference import runner
-    from .target import Precision
 
     try:
         run = runner(path)

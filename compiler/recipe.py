@@ -12,6 +12,7 @@ from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
+NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or allow random data: --allow-random-calibration"
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -48,6 +49,64 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Where the ranges of activations come from.
+
+    Attributes:
+        data: an .npz, a folder of .npz or .npy files, or `file.py:callable` that yields dicts; empty for none.
+        samples: how many of them are used; None for all.
+        method: file in `calibration/`.
+        table: a ready ranges.json.
+        random: whether random data may take the place of real data.
+    """
+
+    data: str = ""
+    samples: int | None = None
+    method: str = "mse"
+    table: Path | None = None
+    random: bool = False
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to take ranges from."""
+        return bool(self.data or self.table or self.random)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Which loss of accuracy is allowed, and on which data.
+
+    Attributes:
+        bounds: such as "top1=0.5pp", see `calibration/metrics.py`.
+        data: as `Calibration.data`; empty for the calibration data.
+        state: file that keeps what was measured, for a search that goes on later.
+        budget: most graphs that are built and measured.
+    """
+
+    bounds: tuple[str, ...] = ()
+    data: str = ""
+    state: Path | None = None
+    budget: int = 200
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a model gets to a low precision.
+
+    Attributes:
+        calibration: of INT8 activations, or of ranges that FP16 must hold.
+        keep: names, PyTorch module paths or globs of nodes that stay in float32.
+        smoothing: share of the activations' outliers that weights take, 0 for none.
+        guard: the accuracy that must be left.
+    """
+
+    calibration: Calibration = Calibration()
+    keep: tuple[str, ...] = ()
+    smoothing: float = 0.5
+    guard: Guard = Guard()
+
+
+@dataclass(frozen=True)
 class Job:
     """One model for one target in one precision.
 
@@ -57,6 +116,7 @@ class Job:
         precision: what the user asks for.
         options: options of the target's backend, as (name, text); checked by `backend_options`.
         tolerance: bounds that replace the defaults of `verify.TOLERANCES`, by name.
+        quantization: how the model gets to the precision.
         chosen_for: the target that this one is a candidate of, such as "cpu"; empty where the user named it.
     """
 
@@ -65,6 +125,7 @@ class Job:
     precision: Precision
     options: tuple[tuple[str, str], ...] = ()
     tolerance: tuple[tuple[str, float], ...] = ()
+    quantization: Quantization = Quantization()
     chosen_for: str = ""
 
     @property
@@ -123,6 +184,7 @@ def job(
     *,
     options: Sequence[str] = (),
     tolerance: Sequence[str] = (),
+    quantization: Quantization = Quantization(),
 ) -> Job:
     """Checks target, precision, backend options and tolerances, and puts them together.
 
@@ -131,10 +193,99 @@ def job(
         Unavailable: the target cannot do the precision, or not on this machine.
     """
     pairs = tuple(_pair("-O", text) for text in options)
-    made = Job(model, find_target(target), find_precision(precision), pairs, tolerances(tolerance))
+    asked = find_precision(precision)
+    made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
+    if asked is Precision.INT8:
+        require_data(quantization.calibration, model)
+    elif quantization != Quantization():
+        raise UsageError(f"calibration and accuracy bounds go with -p int8, not with {asked}", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made
+
+
+def quantization(
+    *,
+    data: str = "",
+    samples: int | None = None,
+    method: str = Calibration.method,
+    table: Path | None = None,
+    random: bool = False,
+    keep: Sequence[str] = (),
+    smoothing: float = Quantization.smoothing,
+    max_drop: Sequence[str] = (),
+    evaluation: str = "",
+    state: Path | None = None,
+) -> Quantization:
+    """Checks the words that say how to quantize.
+
+    Raises:
+        UsageError: a file is missing, a method or metric unknown, or a number out of bounds.
+    """
+    from ..calibration import METHODS
+    from .files import require_file
+
+    for option, text in (("--calibration", data), ("--eval", evaluation)):
+        place = Path(text.partition(".py:")[0] + ".py" if ".py:" in text else text)
+        if text and not place.is_dir():
+            require_file(place)
+            if ".py:" not in text and place.suffix not in (".npz", ".npy"):
+                raise UsageError(
+                    f"{option} {text}: not data", hint="Give an .npz, a folder of them or file.py:callable"
+                )
+    if table is not None:
+        require_file(table)
+    if samples is not None and samples < 1:
+        raise UsageError(f"--samples {samples} is not positive", hint="Give a number such as --samples 64")
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: unknown method", hint=did_you_mean(method, METHODS))
+    if not 0 <= smoothing <= 1:
+        raise UsageError(
+            f"--smoothing {smoothing:g} is not between 0 and 1", hint="Give --smoothing 0.5, or 0 for none"
+        )
+    if sum(map(bool, (data, table, random))) > 1:
+        raise UsageError(
+            "--calibration, --ranges and --allow-random-calibration exclude each other", hint="Give one of them"
+        )
+    bounds = tuple(_drop(text) for text in max_drop)
+    kept = tuple(name for one in keep for name in _names(one))
+    return Quantization(
+        Calibration(data, samples, method, table, random), kept, smoothing, Guard(bounds, evaluation, state)
+    )
+
+
+def require_data(calibration: Calibration, model: Source) -> None:
+    """Checks that INT8 has ranges to come from; an ONNX file may bring them as Q/DQ of its own.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not calibration.given and model.frontend != "onnx":
+        raise UsageError("INT8 needs calibration data", hint=NO_DATA)
+
+
+def _drop(text: str) -> str:
+    from ..calibration.metrics import parse
+
+    if ".py:" in text:
+        _number("--max-drop", *text.rpartition("=")[::2])
+        return text
+    try:
+        parse(text)
+    except ValueError as error:
+        raise UsageError(str(error), hint="Write --max-drop top1=0.5pp or cosine=0.005") from error
+    return text
+
+
+def _names(text: str) -> list[str]:
+    """The names of one --exclude: a file of them, a line each, or one name or glob."""
+    if not text.startswith("@"):
+        return [text]
+    from .files import require_file
+
+    require_file(Path(text[1:]))
+    lines = (line.partition("#")[0].strip() for line in Path(text[1:]).read_text().splitlines())
+    return [line for line in lines if line]
 
 
 def tolerances(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -1,12 +1,14 @@
-"""Runs an ONNX graph as it is, unoptimised: what every lowered form of it is held against."""
+"""Runs an ONNX graph as it is: what every lowered form of it is held against, and what calibration watches."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+_FOLDER = "model_external_initializers_file_folder_path"
 
 
 def runner(path: Path) -> "Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]":
@@ -20,25 +22,51 @@ def runner(path: Path) -> "Callable[[Mapping[str, np.ndarray]], dict[str, np.nda
     return run
 
 
+def watcher(path: Path, names: "Sequence[str]") -> "Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]":
+    """Returns a function from inputs by name to the inner float32 tensors called `names`, in that order.
+
+    ONNX Runtime optimizes the graph around them. Its weights are read where they lie.
+    """
+    import onnx
+
+    from .storage import load_pointing
+
+    proto = onnx.ModelProto.FromString(load_pointing(path))
+    given = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    proto.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in given
+    )
+    session = _session(proto.SerializeToString(), {_FOLDER: str(path.parent)}, optimize=True)
+    fed = {value.name for value in proto.graph.input}
+    wanted = [name for name in names if name not in fed]
+
+    def run(inputs: "Mapping[str, np.ndarray]") -> "list[np.ndarray]":
+        inner = iter(session.run(wanted, dict(inputs)))
+        return [inputs[name] if name in fed else next(inner) for name in names]
+
+    return run
+
+
 def refusal(path: Path) -> Exception | None:
     """Returns why ONNX Runtime does not load the graph; None where it does. Its weights are not read."""
     from .storage import load_pointing
 
-    settings = {"model_external_initializers_file_folder_path": str(path.parent), "disable_prepacking": "1"}
+    settings = {_FOLDER: str(path.parent), "disable_prepacking": "1"}
     try:
-        _session(load_pointing(path), **settings)
+        _session(load_pointing(path), settings)
     except Exception as error:
         return error
     return None
 
 
-def _session(model: str | bytes, **entries: str) -> Any:
+def _session(model: str | bytes, entries: "Mapping[str, str] | None" = None, *, optimize: bool = False) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 writes files into the user's cache on import without it
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in entries.items():
+    levels = onnxruntime.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    for key, value in (entries or {}).items():
         settings.add_session_config_entry(f"session.{key}", value)
     return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])

@@ -7,6 +7,8 @@ from dataclasses import fields
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
+from ._regions import is_kept, layer_name
+from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
 from .fold_constants import FoldConstants
 from .fold_shapes import FoldShapes
@@ -21,6 +23,7 @@ from .fuse_rms_norm import FuseRmsNorm
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .inline_if import InlineIf
+from .insert_qdq import InsertQdq, observed
 from .lift_constants import LiftConstants
 from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
@@ -29,25 +32,35 @@ from .push_transposes import PushTransposes
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .simplify_attention import SimplifyAttention
+from .smooth_activations import SmoothActivations, channelled, smoothed_name
 from .strip_metadata import StripMetadata
 from .upgrade_opset import UpgradeOpset
 
 __all__ = [
     "EXTRA",
+    "MOVES",
     "ORIGIN",
     "PRESETS",
+    "SCHEMES",
     "BrokenGraph",
     "InferShapes",
+    "InsertQdq",
     "Pass",
+    "SmoothActivations",
     "StripMetadata",
     "all_graphs",
     "all_nodes",
     "all_tensors",
     "all_values",
+    "channelled",
     "check",
+    "is_kept",
+    "layer_name",
     "names",
+    "observed",
     "parse",
     "signature",
+    "smoothed_name",
     "subgraphs",
 ]
 
@@ -93,7 +106,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(),)
+EXTRA: tuple[Pass, ...] = (FuseAttention(), InsertQdq(), SmoothActivations())
 """Passes of no preset, for --pass; their docstrings say why."""
 
 

@@ -20,7 +20,9 @@ class Options:
 
 def why_not(_target: Target, precision: Precision) -> str | None:
     """Returns why this backend cannot do the precision; None where it can."""
-    return None if precision is Precision.FP32 else "the null backend changes nothing: it writes fp32 only"
+    if precision in (Precision.FP32, Precision.INT8):
+        return None
+    return f"the null backend changes nothing: it writes fp32 and int8, not {precision}"
 
 
 def fingerprint() -> dict[str, str]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import host
 from ..artifact import Runner
@@ -12,8 +12,16 @@ from ..errors import BuildFailed
 from ..target import Precision, Target
 from . import Built
 
+if TYPE_CHECKING:
+    import onnx
+
 VERIFIABLE = True
 PAYLOAD = "model.onnx"
+_INTEGER_PRODUCTS = {
+    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
+    "QLinearConv", "QLinearMatMul",
+}  # fmt: skip
+_FLOAT_PRODUCTS = {"Attention", "Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 _BLOCKED_LAYOUT = "com.microsoft.nchwc"
 
 
@@ -32,8 +40,8 @@ class Options:
 
 def why_not(_target: Target, precision: Precision) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
-    if precision is not Precision.FP32:
-        return f"onnxruntime-cpu runs fp32 only, not {precision}"
+    if precision not in (Precision.FP32, Precision.INT8):
+        return f"onnxruntime-cpu runs fp32 and int8, not {precision}: its CPU kernels cast half precision to float32"
     return None if host.version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
 
 
@@ -42,7 +50,7 @@ def fingerprint() -> dict[str, str]:
     return {"onnxruntime": host.version("onnxruntime") or ""}
 
 
-def build(model: Path, _precision: Precision, options: Options, folder: Path) -> Built:
+def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
     """Lets ONNX Runtime optimize `model` for this CPU and writes the result into `folder`.
 
     Raises:
@@ -66,15 +74,27 @@ def build(model: Path, _precision: Precision, options: Options, folder: Path) ->
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(
-            f"the model computes in {', '.join(sorted(low))} although fp32 was asked for",
+            f"the model computes in {', '.join(sorted(low))} although {precision} was asked for",
             hint="Cast the model to float32, or build it with -t openvino-cpu",
         )
+    effective["products"] = _products(graph)
+    if precision is Precision.INT8 and not effective["products"]["int8"]:
+        raise BuildFailed(f"ONNX Runtime runs no product in INT8: {effective['products']}")
     blocked = any(node.domain == _BLOCKED_LAYOUT for node in protos.nodes(graph))
     return Built(
         session={"graph_optimization_level": "disable_all", "intra_op_num_threads": options.threads},
         effective_precision=effective,
         requires={"vector_width": host.vector_width()} if blocked else {},
     )
+
+
+def _products(graph: "onnx.ModelProto") -> dict[str, int]:
+    """Counts matrix products and convolutions by what their kernels compute in."""
+    from .. import protos
+
+    kinds = [node.op_type for node in protos.nodes(graph)]
+    whole = sum(kind in _INTEGER_PRODUCTS for kind in kinds)
+    return {"int8": whole, "float": sum(kind in _FLOAT_PRODUCTS for kind in kinds)}
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:

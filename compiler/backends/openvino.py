@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERIFIABLE = True
 PAYLOAD = "model.xml"
-_EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16"}
+_EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _HINTS = ("latency", "throughput")
 _LOW = {"f16", "bf16"}
 _MOVES = {
@@ -54,8 +54,6 @@ def why_not(_target: Target, precision: Precision) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
     if not host.version("openvino"):
         return "openvino is not installed: pip install 'planc[openvino]'"
-    if precision not in _EXECUTION:
-        return f"openvino-cpu does not build {precision} yet"
     if precision is Precision.BF16 and not host.has_bf16():
         return f"this CPU ({host.cpu_name()}) has no amx_bf16 or avx512_bf16: OpenVINO would silently run f32"
     return None
@@ -67,7 +65,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
-    """Converts `model` to IR in `folder`; fp16 stores the weights as f16 and runs f32.
+    """Converts `model` to IR in `folder`; fp16 stores the weights as f16 and runs f32, int8 takes Q/DQ as they are.
 
     Raises:
         BuildFailed: OpenVINO refuses the graph, or does not run it in the requested precision.
@@ -149,6 +147,10 @@ def _prove(precision: Precision, effective: Mapping[str, Any]) -> None:
     layers, weights = effective["layers"], effective["weights_bytes"]
     if precision in (Precision.FP32, Precision.FP16) and (low := _LOW & set(layers)):
         raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} although f32 was asked for: {layers}")
+    if precision is Precision.INT8 and (low := _LOW & set(layers)):
+        raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} beside INT8: {layers}")
+    if precision is Precision.INT8 and not layers.get("i8"):
+        raise BuildFailed(f"OpenVINO runs no layer in INT8: {layers}")
     if precision is Precision.BF16 and not layers.get("bf16"):
         raise BuildFailed(f"OpenVINO runs no layer in bf16: {layers}")
     if precision is Precision.FP16 and not weights.get("f16") and weights.get("f32", 0) > 1 << 10:

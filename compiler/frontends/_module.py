@@ -1,12 +1,6 @@
 """The user's Python code: importing it, calling it, loading weights into its module, and what it depends on."""
 
-import importlib
-import importlib.util
 import inspect
-import logging
-import sys
-import sysconfig
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +8,11 @@ from typing import Any
 
 import torch
 
-from .. import shapes
-from ..errors import UsageError, did_you_mean, words_of
+from .. import shapes, user_code
+from ..errors import UsageError, did_you_mean
 from ..recipe import Source
 from ..shapes import Dim, TensorSpec
-
-log = logging.getLogger(__name__)
-
-_PLANC = __name__.partition(".")[0]
+from ..user_code import guard
 
 
 @dataclass(frozen=True)
@@ -60,9 +51,9 @@ def load_module(source: Source) -> Loaded:
 def _make_module(source: Source) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """Returns the module in eval mode, and its example inputs."""
     if source.text.endswith((".pt", ".pth")):
-        made = guard(source, "reading", lambda: torch.load(source.text, weights_only=False, map_location="cpu"))
+        made = guard(source.text, "reading", lambda: torch.load(source.text, weights_only=False, map_location="cpu"))
     else:
-        made = guard(source, "calling", _callable(source))
+        made = guard(source.text, "calling", user_code.find(source.text))
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
@@ -118,53 +109,6 @@ def takes_names(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> bool:
     return bool(known)
 
 
-def _callable(source: Source) -> Any:
-    place, _, name = source.text.rpartition(":")
-    if place.endswith(".py"):
-        path = Path(place).resolve()
-        sys.path.insert(0, str(path.parent))
-        own = path.stem if path.stem not in sys.modules else f"{path.stem}_model"  # a file may be called json.py
-        spec = importlib.util.spec_from_file_location(own, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[own] = module
-        guard(source, "importing", lambda: spec.loader.exec_module(module))
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-        module = guard(source, "importing", lambda: importlib.import_module(place))
-    if not hasattr(module, name):
-        public = [word for word in vars(module) if not word.startswith("_") and callable(getattr(module, word))]
-        raise UsageError(f"{place} has no {name!r}", hint=did_you_mean(name, public))
-    return getattr(module, name)
-
-
-def guard(source: Source, doing: str, action: Any) -> Any:
-    """Runs the user's code; what it raises becomes one line with the place in the user's file."""
-    try:
-        return action()
-    except (Exception, SystemExit) as error:
-        detail = traceback.format_exc()
-        log.debug("%s", detail)
-        raise UsageError(
-            f"{doing} {source.text} raised {type(error).__name__}: {words_of(error)}{where(error)}",
-            hint="Mend it; --debug shows its traceback",
-        ) from error
-
-
-def where(error: BaseException) -> str:
-    """Returns " at FILE:LINE" of the deepest frame outside the installed packages."""
-    installed = (
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-        sysconfig.get_path("stdlib"),
-        str(Path(__file__).parents[1]),
-    )
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *installed))
-    ]
-    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-
-
 def _load_weights(source: Source, module: torch.nn.Module) -> None:
     assert source.weights
     path = source.weights
@@ -202,13 +146,8 @@ def _load_weights(source: Source, module: torch.nn.Module) -> None:
 
 def source_files(before: set[str], source: Source) -> list[Path]:
     """Files that the model depends on: modules loaded from outside the installed packages, and its own files."""
-    installed = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib", "stdlib"))
     found = {Path(source.text)} if ":" not in source.text else set()
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(installed):
-            found.add(Path(file))
-    return sorted(found | {path for path in (source.weights, source.data) if path})
+    return sorted(found.union(user_code.loaded(before), (path for path in (source.weights, source.data) if path)))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from ..files import load_arrays
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Point, TensorSpec
+from ..user_code import guard, where
 from ..worker import Emit
 from . import Exported
 from ._graph import output_specs, rename_symbols
-from ._module import Loaded, guard, load_module, source_files, where
+from ._module import Loaded, load_module, source_files
 from ._program import load_program
 
 OPSET = 20
@@ -83,7 +85,7 @@ def _reference(source: Source, loaded: Loaded) -> list[Golden]:
         arrays = golden.draw(loaded.specs, point)
         if real and all(real[spec.name].shape == spec.at(point.sizes) for spec in loaded.specs):
             arrays = real
-        outputs = guard(source, "running the forward of", lambda arrays=arrays: _forward(loaded, arrays))
+        outputs = guard(source.text, "running the forward of", partial(_forward, loaded, arrays))
         made = Golden(point.label, arrays, outputs)
         golden.check(made)
         goldens.append(made)

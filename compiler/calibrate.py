@@ -1,0 +1,184 @@
+"""Calibration: runs the FP32 graph on real data, one sample at a time, and keeps what its tensors hold."""
+
+import glob
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..calibration import dataset
+from . import files, user_code
+from .errors import BuildFailed, UsageError, one_line, words_of
+from .recipe import NO_DATA, Calibration
+from .shapes import Dim, TensorSpec
+from .worker import Emit
+
+if TYPE_CHECKING:
+    from ..calibration.table import RangeTable
+
+_FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
+_RANDOM_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples of a data set, as a model takes them.
+
+    Attributes:
+        text: see `recipe.Calibration.data`.
+        specs: of the model's inputs.
+        samples: how many at most; None for all.
+        option: the one that named the data, for messages.
+        strip: takes what is no input out of an item of the data: a dict of arrays by name.
+        tally: what was seen of it.
+    """
+
+    text: str
+    specs: Sequence[TensorSpec]
+    samples: int | None = None
+    option: str = "--calibration"
+    strip: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    tally: dataset.Tally = field(default_factory=dataset.Tally)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yields a dict of arrays for each sample.
+
+        Raises:
+            UsageError: the data is missing, empty or does not fit the inputs.
+        """
+        source = user_code.find(self.text) if ".py:" in self.text else Path(self.text)
+        found = dataset.feeds(source, self.specs, samples=self.samples, tally=self.tally, strip=self.strip)
+        while True:
+            try:
+                feed = next(found, None)
+            except ValueError as error:
+                raise UsageError(f"{self.option}: {words_of(error)}", hint=_FORMS) from error
+            except OSError:
+                raise
+            except Exception as error:  # of the user's function
+                what = f"{type(error).__name__}: {words_of(error)}{user_code.where(error)}"
+                raise UsageError(
+                    f"{self.option} {self.text} raised {what}",
+                    hint="Mend it; --debug shows its traceback",
+                ) from error
+            if feed is None:
+                return
+            yield feed
+
+
+def measure(
+    graph: Path, wanted: Calibration, specs: Sequence[TensorSpec], dims: Sequence[Dim], *, emit: Emit
+) -> "tuple[RangeTable, dict[str, np.ndarray] | None]":
+    """Returns the calibration table of an optimized FP32 graph, and the first sample of real data (in a worker).
+
+    Raises:
+        UsageError: the data does not fit, or a tensor holds NaN.
+        BuildFailed: ONNX Runtime cannot run the graph on it.
+    """
+    from ..calibration.observers import Observer
+    from ..calibration.table import table
+
+    emit("stage", "calibrate")
+    digest = _digest(graph)
+    if wanted.table is not None:
+        return _read(wanted.table, digest), None
+    names, channelled = _observed(graph)
+    observers = {name: Observer() for name in names}
+    channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    data = Data(wanted.data, specs, wanted.samples)
+    source = iter(data) if wanted.data else _random(wanted, specs, dims, emit)
+    first = None
+    run = _watcher(graph, names)
+    for feed in source:
+        first = first or feed
+        for name, array in zip(names, run(feed), strict=True):
+            observers[name].update(array)
+            if name in channelled:
+                _widen(channels, name, array)
+    if data.tally.dropped:
+        emit("note", f"{data.tally.dropped} rows do not fill a batch of the model and were left out")
+    made = table(
+        observers,
+        wanted.method,
+        samples=data.tally.samples or None,
+        source=Path(wanted.data).name if wanted.data else "random",
+        source_digest=data.tally.digest() if wanted.data else "",
+        model_digest=digest,
+        channels=channels,
+    )
+    for name, count in made.non_finite.items():
+        raise UsageError(
+            f"{name!r} is NaN or infinite in {count} of {made.tensors[name].count} elements on the calibration data",
+            hint="Mend the model or its data",
+        )
+    return made, first if wanted.data else None
+
+
+def _digest(graph: Path) -> str:
+    """Of the graph with its weights, which lie beside it where they are large."""
+    whole = hashlib.sha256()
+    for path in sorted(graph.parent.glob(f"{glob.escape(graph.name)}*")):
+        whole.update(f"{path.suffix} {files.digest(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def _read(path: Path, digest: str) -> "RangeTable":
+    from ..calibration.table import load
+
+    try:
+        made = load(path)
+    except ValueError as error:
+        raise UsageError(f"--ranges {error}", hint="planc calibrate writes one") from error
+    if made.model_digest != digest:
+        raise UsageError(
+            f"--ranges {path} was made for another graph, or by another version of planc",
+            hint="Calibrate again: planc calibrate MODEL --calibration DATA -o ranges.json",
+        )
+    return made
+
+
+def _random(
+    wanted: Calibration, specs: Sequence[TensorSpec], dims: Sequence[Dim], emit: Emit
+) -> Iterator[dict[str, np.ndarray]]:
+    if not wanted.random:
+        raise UsageError("INT8 needs calibration data", hint=NO_DATA)
+    emit("note", "calibrating on random data, as --allow-random-calibration says: expect no accuracy")
+    sizes = {dim.name: dim.opt for dim in dims}
+    return dataset.random(specs, sizes, wanted.samples or _RANDOM_SAMPLES)
+
+
+def _observed(graph: Path) -> tuple[list[str], set[str]]:
+    """Names of the tensors that are observed, and of those whose channels are."""
+    from ..passes import channelled, observed
+    from . import storage
+
+    model = storage.load(graph)
+    return observed(model), channelled(model)
+
+
+def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+    from .reference import watcher
+
+    try:
+        watch = watcher(graph, names)
+    except Exception as error:
+        raise BuildFailed(f"ONNX Runtime cannot load the graph to calibrate it: {words_of(error)}") from error
+
+    def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return watch(feed)
+        except Exception as error:
+            raise BuildFailed(f"ONNX Runtime cannot run the graph on the data: {one_line(words_of(error))}") from error
+
+    return run
+
+
+def _widen(channels: dict[str, tuple[np.ndarray, np.ndarray]], name: str, array: np.ndarray) -> None:
+    rows = array.reshape(-1, array.shape[-1])
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    if name in channels:
+        low, high = np.minimum(low, channels[name][0]), np.maximum(high, channels[name][1])
+    channels[name] = low, high

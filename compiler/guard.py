@@ -1,0 +1,306 @@
+"""The accuracy guard: which layers go back to floating point so that a quantized graph keeps its accuracy."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..calibration import metrics, sensitivity
+from . import calibrate, plugins, quantize, recipe, user_code
+from .errors import GateFailed, UsageError
+from .recipe import Job
+from .shapes import TensorSpec
+from .worker import Emit
+
+if TYPE_CHECKING:
+    from ..calibration.table import RangeTable
+
+_RANKED_SAMPLES = 8
+_LABELS = "labels"
+
+
+class Bound(Protocol):
+    """What may be lost."""
+
+    def loss(
+        self, outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None
+    ) -> float:
+        """Returns the loss, the less the better."""
+
+    def holds(self, loss: float) -> bool:
+        """Returns whether it is within the bound."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A bound on the user's own metric, `file.py:callable=VALUE`: callable(outputs, labels) -> float, more is better.
+
+    Attributes:
+        text: `file.py:callable`.
+        limit: how much less than the reference's the value may be.
+        metric: the callable; `outputs` is a list of arrays, `labels` one of arrays or None.
+    """
+
+    text: str
+    limit: float
+    metric: Callable[..., float] = field(repr=False)
+
+    def loss(
+        self, outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None
+    ) -> float:
+        """Returns the reference's value less the model's."""
+        return self._value(references, labels) - self._value(outputs, labels)
+
+    def holds(self, loss: float) -> bool:
+        """Returns whether it is within the bound; NaN is not."""
+        return loss <= self.limit
+
+    def _value(self, outputs: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None) -> float:
+        return float(user_code.guard(self.text, "calling", lambda: self.metric(list(outputs), labels)))
+
+    def __str__(self) -> str:
+        return f"{self.text}={self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard found.
+
+    Attributes:
+        excluded: layers that stay in floating point, in the order of the graph.
+        facts: bounds, losses, the cost of each layer, samples and evaluations, for the manifest.
+    """
+
+    excluded: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """Samples with what the reference makes of them.
+
+    Attributes:
+        feeds: arrays by name of the input.
+        references: arrays by name of the output.
+        labels: one per sample; None where the data has none.
+        digest: sha256 of all of it.
+    """
+
+    feeds: list[dict[str, np.ndarray]]
+    references: list[dict[str, np.ndarray]]
+    labels: list[np.ndarray] | None
+    digest: str
+
+
+def search(
+    job: Job,
+    graph: Path,
+    how: quantize.Lowering,
+    table: "RangeTable",
+    specs: Sequence[TensorSpec],
+    *,
+    emit: Emit,
+) -> Guarded:
+    """Returns the fewest layers found that must stay in floating point for all bounds to hold (in a worker).
+
+    Raises:
+        UsageError: the evaluation data or a bound does not fit the model.
+        GateFailed: no choice of layers holds the bounds; says which came nearest.
+    """
+    guard = job.quantization.guard
+    bounds = [bound_of(text) for text in guard.bounds]
+    emit("stage", "reference")
+    data = evaluation(guard.data or job.quantization.calibration.data, specs, graph)
+    digest = _digest(data.digest, table, how, guard.bounds, job)
+    memo = _memo(guard.state, digest)
+    with tempfile.TemporaryDirectory(dir=graph.parent) as place:
+        trial = _Trial(job, graph, how, table, data, bounds, Path(place))
+        nodes = trial.layers()
+        emit("stage", "guard")
+        found = sensitivity.search(
+            nodes, trial.loss, lambda loss: loss <= 0, rank=trial.rank, budget=guard.budget, memo=memo
+        )
+        losses = trial.losses(frozenset(found.excluded))
+    facts = {
+        "bounds": list(map(str, bounds)),
+        "loss": {str(bound): round(loss, 6) for bound, loss in zip(bounds, losses, strict=True)},
+        "samples": len(data.feeds),
+        "labelled": data.labels is not None,
+        "evaluations": found.evaluations,
+        "excluded": [
+            {"name": name, "origin": trial.origins[name], "noise": round(found.costs.get(name, 0.0), 8)}
+            for name in found.excluded
+        ],
+    }
+    if not found.holds:
+        told = ", ".join(f"{bound}: {loss:.4g}" for bound, loss in zip(bounds, losses, strict=True))
+        raise GateFailed(
+            f"INT8 misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
+            f" float ({', '.join(found.excluded[:5])}{', ...' if len(found.excluded) > 5 else ''})",
+            hint="Loosen --max-drop, give more calibration data, or build -p fp32",
+        )
+    return Guarded(found.excluded, facts)
+
+
+def bound_of(text: str) -> Bound:
+    """Returns the bound that `--max-drop` states.
+
+    Raises:
+        UsageError: its callable cannot be imported.
+    """
+    place, _, value = text.rpartition("=")
+    if ".py:" in place:
+        return Own(place, float(value), user_code.find(place))
+    return metrics.parse(text)
+
+
+def evaluation(text: str, specs: Sequence[TensorSpec], graph: Path) -> Evaluation:
+    """Reads the evaluation data and runs the FP32 graph on it.
+
+    Args:
+        text: an .npz, a folder or `file.py:callable`; an array `labels` beside the inputs has one entry per sample.
+        specs: of the model's inputs.
+        graph: the ONNX file.
+
+    Raises:
+        UsageError: there is no data, or it does not fit.
+    """
+    from .reference import runner
+
+    if not text:
+        raise UsageError("--max-drop needs data to judge by", hint="Add --eval DATA or --calibration DATA")
+    labels: list[np.ndarray] = []
+    data = calibrate.Data(text, specs, None, option="--eval", strip=_stripper(labels))
+    feeds = list(data)
+    if labels and len(labels) != len(feeds):
+        raise UsageError(f"--eval {text}: {len(labels)} labels for {len(feeds)} samples", hint="Give one for each")
+    run = runner(graph)
+    digest = hashlib.sha256(data.tally.digest().encode())
+    for label in labels:
+        digest.update(np.ascontiguousarray(label).tobytes())
+    return Evaluation(feeds, [run(feed) for feed in feeds], labels or None, digest.hexdigest())
+
+
+def _stripper(labels: list[np.ndarray]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns what takes the labels out of an item, which may hold several samples."""
+
+    def strip(item: dict[str, Any]) -> dict[str, Any]:
+        if _LABELS in item:
+            labels.extend(np.atleast_1d(np.asarray(item[_LABELS])))
+        return {name: array for name, array in item.items() if name != _LABELS}
+
+    return strip
+
+
+class _Trial:
+    """Builds and runs the graph with some layers in floating point."""
+
+    def __init__(
+        self,
+        job: Job,
+        graph: Path,
+        how: quantize.Lowering,
+        table: "RangeTable",
+        data: Evaluation,
+        bounds: Sequence[Bound],
+        place: Path,
+    ) -> None:
+        self.job, self.graph, self.how, self.table = job, graph, how, table
+        self.data, self.bounds, self.place = data, bounds, place
+        self.origins: dict[str, str] = {}
+
+    def layers(self) -> list[str]:
+        """Returns the names of the layers that can be in INT8."""
+        lowered = quantize.lower(self.graph, self.place / "all.onnx", self.how, self.table)
+        self.origins = {row["name"]: row["origin"] for row in lowered.layers if row["decision"] == "int8"}
+        return list(self.origins)
+
+    def loss(self, kept: frozenset[str]) -> float:
+        """Returns by how much the worst bound is missed, as a share of it; at most 0 where all hold."""
+        losses = self.losses(kept)
+        if all(bound.holds(loss) for bound, loss in zip(self.bounds, losses, strict=True)):
+            return 0.0
+        return max(_excess(bound, loss) for bound, loss in zip(self.bounds, losses, strict=True))
+
+    def losses(self, kept: frozenset[str]) -> list[float]:
+        """Returns the loss by each bound, on the target's own backend."""
+        outputs = self._run(kept, self.data.feeds, self._backend)
+        name = next(iter(self.data.references[0]))
+        actual, wanted = [one[name] for one in outputs], [one[name] for one in self.data.references]
+        try:
+            return [bound.loss(actual, wanted, self.data.labels) for bound in self.bounds]
+        except ValueError as error:
+            raise UsageError(f"--max-drop: {error}", hint="Check --eval and its labels") from error
+
+    def rank(self, kept: frozenset[str]) -> float:
+        """Returns the noise at the outputs on a few samples, by ONNX Runtime on the lowered graph."""
+        some = self.data.feeds[:_RANKED_SAMPLES]
+        outputs = self._run(kept, some, _plain)
+        noises = [
+            metrics.mse([one[name] for one in outputs], [one[name] for one in self.data.references[: len(some)]])
+            for name in self.data.references[0]
+            if self.data.references[0][name].dtype.kind == "f"
+        ]
+        return max(noises, default=0.0)
+
+    def _run(
+        self,
+        kept: frozenset[str],
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        load: Callable[[Path], Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]],
+    ) -> list[dict[str, np.ndarray]]:
+        if kept >= set(self.origins):  # nothing is quantized
+            return self.data.references[: len(feeds)]
+        path = self.place / "trial.onnx"
+        how = replace(self.how, keep=(*self.how.keep, *sorted(kept)))
+        quantize.lower(self.graph, path, how, self.table)
+        run = load(path)
+        return [run(feed) for feed in feeds]
+
+    def _backend(self, path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        backend = plugins.load("backends", self.job.target.backend)
+        if not backend.VERIFIABLE:
+            return _plain(path)
+        with tempfile.TemporaryDirectory(dir=self.place) as made:
+            built = backend.build(path, self.job.precision, recipe.backend_options(self.job), Path(made))
+            run = backend.load(Path(made), built.session)
+        inputs, outputs = list(self.data.feeds[0]), list(self.data.references[0])
+        return lambda feed: dict(zip(outputs, run([feed[name] for name in inputs]), strict=True))
+
+
+def _plain(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    from .reference import runner
+
+    return runner(path)
+
+
+def _excess(bound: Bound, loss: float) -> float:
+    limit = getattr(bound, "limit", 0.0)
+    return float("inf") if loss != loss else max(loss - limit, 1e-12) / max(abs(limit), 1e-6)
+
+
+def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
+    if state is None:
+        return sensitivity.Memo(digest=digest)
+    try:
+        return sensitivity.Memo.load(state, digest)
+    except ValueError as error:
+        raise UsageError(f"--state {error}", hint="Give another file, or remove it") from error
+
+
+def _digest(data: str, table: "RangeTable", how: quantize.Lowering, bounds: Sequence[str], job: Job) -> str:
+    """What a loss depends on besides the layers."""
+    words = [
+        data,
+        repr(table),
+        repr(how),
+        list(bounds),
+        job.target.name,
+        plugins.load("backends", job.target.backend).fingerprint(),
+    ]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()

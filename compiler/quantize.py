@@ -1,0 +1,246 @@
+"""Lowers a graph to INT8: ranges of the calibration table become Q/DQ as the kernels of a target want them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import host
+from .errors import BuildFailed, UsageError
+from .recipe import Job
+from .shapes import Dim
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ..calibration.table import RangeTable
+    from ..passes import InsertQdq
+
+_SCHEMED = ("onnxruntime", "openvino", "tensorrt")
+"""Backends with a scheme; any other gets that of the first."""
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How a graph is lowered.
+
+    Attributes:
+        scheme: key of `passes.SCHEMES`.
+        keep: names, PyTorch module paths or globs of nodes that stay in floating point.
+        smoothing: share of the outliers of activations that weights take, 0 for none.
+        weight_bits: 8, or 7 for x86 without VNNI.
+        sizes: of the symbolic dimensions at the point "opt".
+    """
+
+    scheme: str
+    keep: tuple[str, ...] = ()
+    smoothing: float = 0.0
+    weight_bits: int = 8
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What became of one product.
+
+    Attributes:
+        name: of the node.
+        origin: path of the PyTorch module that it came from; empty where unknown.
+        op: its operator.
+        tensor: the activation that it reads; empty where it has none.
+        method: how the activation's range was chosen; empty where it has none.
+        low: least number that its input can hold.
+        high: greatest one.
+        scale: of its input.
+        sqnr_db: expected signal-to-quantization-noise ratio of its input; None where unknown.
+        saturated: share of its input's elements outside of the range; None where unknown.
+        macs: multiplications at the point "opt".
+        decision: "int8" or "float".
+        reason: why it is not "int8"; empty where it is.
+    """
+
+    name: str
+    origin: str
+    op: str
+    tensor: str
+    method: str
+    low: float
+    high: float
+    scale: float
+    sqnr_db: float | None
+    saturated: float | None
+    macs: int
+    decision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering gave.
+
+    Attributes:
+        effect: products by precision, see `effect.count`.
+        layers: one row per product.
+        smoothed: names of the activations whose channels were scaled.
+    """
+
+    effect: dict[str, Any]
+    layers: list[dict[str, Any]]
+    smoothed: list[str]
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The rows of the products that are not in INT8."""
+        return [row for row in self.layers if row["decision"] != "int8"]
+
+
+def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
+    """Returns how a job's graph is lowered; x86 without VNNI gets weights of 7 bits."""
+    scheme = job.target.backend if job.target.backend in _SCHEMED else _SCHEMED[0]
+    narrow = scheme != "tensorrt" and not host.has_vnni()
+    quantization = job.quantization
+    sizes = {dim.name: dim.opt for dim in dims}
+    return Lowering(scheme, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes)
+
+
+def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered:
+    """Reads the ONNX file `graph`, quantizes it and writes `out`.
+
+    Raises:
+        UsageError: `keep` names no node of the graph.
+        BuildFailed: no product can be quantized.
+    """
+    from ..passes import StripMetadata, check, signature
+    from . import effect, storage
+
+    model = storage.load(graph)
+    wanted = signature(model)
+    require_known(model, how.keep)
+    own = any(node.op_type == "DequantizeLinear" for node in model.graph)
+    smoothed = _smooth(model, how, table)
+    inserting = _inserting(how, table, smoothed)
+    layers = list(_layers(model, inserting, how, table, smoothed))
+    inserting(model)
+    check(model, wanted)
+    counts = effect.count(model, how.sizes)
+    if "int8" not in counts:
+        raise BuildFailed(
+            f"INT8 had no effect: {_why_not(layers)}",
+            hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
+        )
+    StripMetadata()(model)
+    storage.save(model, out)
+    rows = [asdict(layer) for layer in layers]
+    if own:
+        rows = [row | {"decision": "int8", "reason": ""} if row["reason"] == OWN else row for row in rows]
+    return Lowered(counts, rows, list(smoothed))
+
+
+OWN = "it has Q/DQ of its own"
+
+
+def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
+    """Checks that each name or glob is that of a node or module of the graph.
+
+    Raises:
+        UsageError: one is not.
+    """
+    from ..passes import ORIGIN, is_kept, layer_name
+    from .errors import did_you_mean
+
+    nodes = [node for node in model.graph if node.op_type in _products()]
+    for one in keep:
+        if not any(is_kept(node, (one,)) for node in nodes):
+            names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
+            raise UsageError(f"--exclude {one}: no layer has that name", hint=did_you_mean(one, names[:40]))
+
+
+def _products() -> tuple[str, ...]:
+    from .effect import PRODUCTS
+
+    return PRODUCTS
+
+
+def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, tuple[float, float]]:
+    """Scales channels where that helps; returns the new ranges of the activations that changed."""
+    from ..passes import SmoothActivations, smoothed_name
+
+    if not how.smoothing or not table.channels:
+        return {}
+    extremes = tuple(
+        (name, tuple(max(-low, high) for low, high in zip(one.low, one.high, strict=True)))
+        for name, one in table.channels.items()
+    )
+    smoothing = SmoothActivations(extremes=extremes, strength=how.smoothing, keep=how.keep)
+    scales = smoothing.scales(model)
+    smoothing(model)
+    names = {value.name for node in model.graph for value in node.outputs}
+    ranges = {}
+    for name, scale in scales.items():
+        one = table.channels[name]
+        low = min(float(number / by) for number, by in zip(one.low, scale, strict=True))
+        high = max(float(number / by) for number, by in zip(one.high, scale, strict=True))
+        inserted = smoothed_name(name)
+        ranges[inserted if inserted in names else name] = (min(low, 0.0), max(high, 0.0))
+    return ranges
+
+
+def _inserting(how: Lowering, table: "RangeTable", smoothed: Mapping[str, tuple[float, float]]) -> "InsertQdq":
+    from ..passes import SCHEMES, InsertQdq
+
+    symmetric = SCHEMES[how.scheme].symmetric
+    ranges: dict[str, tuple[float, float]] = {}
+    for name, one in table.tensors.items():
+        ranges[name] = (-one.symmetric, one.symmetric) if symmetric else one.affine
+    ranges.update(smoothed)
+    return InsertQdq(
+        family=how.scheme,
+        ranges=tuple((name, low, high) for name, (low, high) in ranges.items()),
+        keep=how.keep,
+        weight_bits=how.weight_bits,
+    )
+
+
+def _layers(
+    model: "ir.Model",
+    inserting: "InsertQdq",
+    how: Lowering,
+    table: "RangeTable",
+    smoothed: Mapping[str, tuple[float, float]],
+) -> Iterator[Layer]:
+    from ..passes import ORIGIN, SCHEMES, layer_name
+    from . import effect
+
+    found = inserting.regions(model)
+    ranges = {name: (low, high) for name, low, high in inserting.ranges}
+    symmetric = SCHEMES[how.scheme].symmetric
+    for node in model.graph:
+        if node not in found.refused and not (node in found.nodes and node.op_type in effect.PRODUCTS):
+            continue
+        reason = found.refused.get(node, "")
+        value = node.inputs[0]
+        source = found.source.get(value, value) if value is not None else None
+        name = (source.name or "") if source is not None else ""
+        low, high = ranges.get(name, (0.0, 0.0))
+        facts = table.tensors.get(name) if name not in smoothed else None
+        choice = None if facts is None else (facts.symmetric_choice if symmetric else facts.affine_choice)
+        yield Layer(
+            name=layer_name(node),
+            origin=node.metadata_props.get(ORIGIN, ""),
+            op=node.op_type,
+            tensor=name,
+            method="smoothed minmax" if name in smoothed else (choice.method if choice else ""),
+            low=low,
+            high=high,
+            scale=max(-low, high) / 127 if symmetric else (high - low) / 255,
+            sqnr_db=choice.sqnr_db if choice else None,
+            saturated=choice.saturated if choice else None,
+            macs=effect.macs(node, how.sizes),
+            decision="float" if reason else "int8",
+            reason=reason,
+        )
+
+
+def _why_not(layers: list[Layer]) -> str:
+    reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
+    return "; ".join(reasons[:3]) or "the graph has no matrix product or convolution"

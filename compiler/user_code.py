@@ -1,0 +1,86 @@
+"""The user's Python files: finding a callable in one, and saying where it failed."""
+
+import importlib
+import importlib.util
+import logging
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UsageError, did_you_mean, words_of
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PLANC = __name__.partition(".")[0]
+
+
+def find(text: str) -> Callable[..., Any]:
+    """Imports `file.py:callable` or `pkg.mod:callable` and returns the callable.
+
+    Raises:
+        UsageError: importing it raises, or it has no such name.
+    """
+    place, _, name = text.rpartition(":")
+    if place.endswith(".py"):
+        path = Path(place).resolve()
+        sys.path.insert(0, str(path.parent))
+        own = path.stem if path.stem not in sys.modules else f"{path.stem}_user"  # a file may be called json.py
+        spec = importlib.util.spec_from_file_location(own, path)
+        assert spec and spec.loader
+        module, loader = importlib.util.module_from_spec(spec), spec.loader
+        sys.modules[own] = module
+        guard(text, "importing", lambda: loader.exec_module(module))
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+        module = guard(text, "importing", lambda: importlib.import_module(place))
+    if not hasattr(module, name):
+        public = [word for word in vars(module) if not word.startswith("_") and callable(getattr(module, word))]
+        raise UsageError(f"{place} has no {name!r}", hint=did_you_mean(name, public))
+    found: Callable[..., Any] = getattr(module, name)
+    return found
+
+
+def guard(text: str, doing: str, action: Callable[[], T]) -> T:
+    """Runs the user's code; what it raises becomes one line with the place in the user's file.
+
+    Raises:
+        UsageError: it raised.
+    """
+    try:
+        return action()
+    except (Exception, SystemExit) as error:
+        detail = traceback.format_exc()
+        log.debug("%s", detail)
+        raise UsageError(
+            f"{doing} {text} raised {type(error).__name__}: {words_of(error)}{where(error)}",
+            hint="Mend it; --debug shows its traceback",
+        ) from error
+
+
+def where(error: BaseException) -> str:
+    """Returns " at FILE:LINE" of the deepest frame outside the installed packages."""
+    installed = (*_installed(), str(Path(__file__).parent))
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *installed))
+    ]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def loaded(before: Collection[str]) -> set[Path]:
+    """Returns the files of the modules that were imported since `before`, but those of installed packages."""
+    installed = tuple(str(Path(folder).resolve()) for folder in _installed())
+    found = set()
+    for name in set(sys.modules) - set(before):
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(installed):
+            found.add(Path(file))
+    return found
+
+
+def _installed() -> tuple[str, ...]:
+    return tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))

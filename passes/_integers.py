@@ -1,0 +1,88 @@
+"""Integers for real numbers: scale, zero point, and weights that are quantized when they are written.
+
+real = scale * (integer - zero_point), of ONNX's QuantizeLinear: round half to even, then saturate.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from ._constants import own_view
+
+_LEAST = float(np.finfo(np.float32).tiny)
+_MOST_BIAS = float(2**31 - 1) * (1 - 2**-20)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that an integer tensor can hold.
+
+    Attributes:
+        scale: float32, of shape () or [channels].
+        zero_point: of the integers' dtype, of the same shape.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+def grid(low: float, high: float, dtype: ir.DataType) -> Grid:
+    """Returns scale and zero point of 8-bit activations whose values lie in [low, high]; zero is one of the numbers.
+
+    UINT8 takes any zero point, INT8 takes 0 and -127 to 127, so that no number is without its opposite.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if dtype is ir.DataType.INT8:
+        scale = max(-low, high) / 127
+        return Grid(np.array(max(scale, _LEAST) if scale else 1, np.float32), np.array(0, np.int8))
+    scale = (high - low) / 255
+    scale = max(scale, _LEAST) if scale else 1.0
+    return Grid(np.array(scale, np.float32), np.array(np.clip(round(-low / scale), 0, 255), np.uint8))
+
+
+def weight_scale(tensor: ir.TensorProtocol, axis: int | None, bits: int) -> np.ndarray:
+    """Returns the symmetric scale of a weight, float32: of shape [channels], or () where `axis` is None.
+
+    Args:
+        tensor: the weight.
+        axis: the one that has the output channels.
+        bits: 8, or 7 where the sum of two products must fit into 16 bits (x86 without VNNI).
+    """
+    array = own_view(tensor).numpy()
+    others = None if axis is None else tuple(one for one in range(array.ndim) if one != axis % array.ndim)
+    greatest = np.maximum(array.max(axis=others, initial=0), -array.min(axis=others, initial=0)).astype(np.float64)
+    return np.asarray(greatest / (2 ** (bits - 1) - 1))
+
+
+def with_room_for_bias(scale: np.ndarray, bias: np.ndarray | None, activation: float) -> np.ndarray:
+    """Returns the weight's scale, float32, no smaller than the int32 bias of the same product needs.
+
+    A channel of zeros would have a scale of zero and lose its bias.
+    """
+    least = _LEAST if bias is None else np.maximum(np.abs(bias.astype(np.float64)) / (activation * _MOST_BIAS), _LEAST)
+    result: np.ndarray = np.maximum(scale, least).astype(np.float32)
+    return result
+
+
+def integers(array: np.ndarray, scale: np.ndarray, axis: int | None, dtype: np.dtype, bits: int) -> np.ndarray:
+    """Quantizes symmetrically: round half to even, saturated to the numbers that have their opposite."""
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    wide = np.dtype(np.float64 if bits > 16 else np.float32)
+    most = 2 ** (bits - 1) - 1
+    steps = scale.reshape(shape if axis is not None else ())
+    quotient = np.divide(array, steps, dtype=wide)
+    result: np.ndarray = np.clip(np.rint(quotient, out=quotient), -most, most, out=quotient).astype(dtype)
+    return result
+
+
+def lazy(tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, bits: int, name: str) -> ir.TensorProtocol:
+    """Returns the int8 weight; the float one is read and quantized when it is written."""
+
+    def make(source: ir.TensorProtocol) -> ir.TensorProtocol:
+        return ir.Tensor(integers(own_view(source).numpy(), scale, axis, np.dtype(np.int8), bits), name=name)
+
+    return ir.LazyTensor(partial(make, tensor), ir.DataType.INT8, ir.Shape(tensor.shape.numpy()), name=name)

@@ -1,0 +1,200 @@
+"""Which nodes run in INT8: the products that may, and what stands between them and can carry INT8 through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from ._base import ORIGIN, Miss
+from ._match import require, text
+from ._schemes import Scheme
+
+_QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
+
+
+@dataclass
+class Regions:
+    """What is quantized in a graph.
+
+    Attributes:
+        nodes: operators that run in INT8.
+        refused: products that do not, and why.
+        values: tensors with a Q/DQ pair, in order -> whether all their users get the pair's output, or only INT8 ones.
+        source: tensor -> the one whose scale it shares.
+    """
+
+    nodes: dict[ir.Node, None] = field(default_factory=dict)
+    refused: dict[ir.Node, str] = field(default_factory=dict)
+    values: dict[ir.Value, bool] = field(default_factory=dict)
+    source: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+
+def regions(graph: ir.Graph, scheme: Scheme, keep: tuple[str, ...], opset: int) -> Regions:
+    """Chooses what is quantized in the main graph, in time linear in its size.
+
+    Args:
+        graph: after planc's passes.
+        scheme: of the target.
+        keep: names, PyTorch module paths or globs of nodes that stay in floating point.
+        opset: of the graph.
+    """
+    found, nodes = Regions(), list(graph)
+    for node in nodes:
+        if node.op_type in scheme.products and node.domain == "":
+            try:
+                _check(node, keep, opset)
+            except Miss as miss:
+                found.refused[node] = str(miss)
+            else:
+                found.nodes[node] = None
+    wanted = _wanted(nodes, scheme, found)
+    _carry(nodes, scheme, found, wanted, keep)
+    return found
+
+
+def is_kept(node: ir.Node, keep: tuple[str, ...]) -> bool:
+    """Whether a name or glob in `keep` is that of the node or of the module that it came from, or of one around it."""
+    if not keep:
+        return False
+    name, origin = layer_name(node), node.metadata_props.get(ORIGIN, "")
+    return any(
+        one in (name, origin) or fnmatchcase(name, one) or fnmatchcase(origin, one) or origin.startswith(f"{one}.")
+        for one in keep
+    )
+
+
+def layer_name(node: ir.Node) -> str:
+    """Returns the name by which a node is told apart: its own, else that of its output."""
+    return node.name or next((value.name for value in node.outputs if value.name), "")
+
+
+def operands(node: ir.Node, op_type: str = "") -> list[ir.Value]:
+    """Returns the inputs of a node that are activations: floats that are computed or given."""
+    kind = op_type or node.op_type
+    most = {"Concat": len(node.inputs), "Add": 2, "MatMul": 2, "Gemm": 2, "Conv": 2, "ConvTranspose": 2}.get(kind, 1)
+    return [value for value in node.inputs[:most] if value is not None and not is_weight(value)]
+
+
+def is_weight(value: ir.Value | None) -> bool:
+    """Whether the value is a constant."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def absorbed(value: ir.Value, scheme: Scheme) -> ir.Value:
+    """Returns what the kernel that computes `value` gives out: behind a Relu or Clip that is its only user."""
+    if len(value.uses()) != 1 or value.is_graph_output():
+        return value
+    (use,) = value.uses()
+    node, producer = use.node, value.producer()
+    if node.domain != "" or node.op_type not in scheme.absorbed or use.idx != 0:
+        return value
+    if producer is None or node.graph is not producer.graph or not all(map(is_weight, filter(None, node.inputs[1:]))):
+        return value
+    return node.outputs[0]
+
+
+def _check(node: ir.Node, keep: tuple[str, ...], opset: int) -> None:
+    """Checks that a product can be quantized.
+
+    Raises:
+        Miss: it cannot, or shall not.
+    """
+    require(not is_kept(node, keep), "kept in floating point by name")
+    inputs = [*node.inputs, None][:3]
+    require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
+    for value in inputs[:2]:
+        require(value is not None and value.dtype is ir.DataType.FLOAT, f"{text(value)} is not float32")
+        producer = value.producer() if value is not None else None
+        require(producer is None or producer.op_type not in _QUANTIZING, "it has Q/DQ of its own")
+    left, right, bias = inputs
+    require(not is_weight(left), f"its left side {text(left)} is a constant")
+    require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
+    if node.op_type == "MatMul" and not is_weight(right):
+        return
+    require(is_weight(right), f"its weight {text(right)} is no constant")
+    assert right is not None
+    require(right.shape is not None and len(right.shape) >= 2, f"its weight {text(right)} is no matrix")
+    if node.op_type == "Gemm":
+        factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+        require(factors == [1.0, 1.0], f"its factors are {factors[0]:g} and {factors[1]:g}")
+        require(not node.attributes.get_int("transA", 0), "its left side is transposed")
+
+
+def _wanted(nodes: list[ir.Node], scheme: Scheme, found: Regions) -> dict[ir.Value, bool]:
+    """Returns the tensors that are wanted in INT8 further down -> whether only moves lie between."""
+    wanted: dict[ir.Value, bool] = {}
+    for node in reversed(nodes):
+        if node in found.nodes:
+            wanted.update(dict.fromkeys(operands(node), True))
+            continue
+        if node.domain != "" or not node.outputs or node.outputs[0] not in wanted:
+            continue
+        only_moves = wanted[node.outputs[0]]
+        if node.op_type in scheme.moves:
+            first = node.inputs[0]
+            if first is not None:
+                wanted[first] = wanted.get(first, False) or only_moves
+        elif node.op_type in scheme.joined | scheme.absorbed:
+            for value in operands(node):
+                wanted.setdefault(value, False)
+    return wanted
+
+
+def _carry(
+    nodes: list[ir.Node], scheme: Scheme, found: Regions, wanted: Mapping[ir.Value, bool], keep: tuple[str, ...]
+) -> None:
+    """Goes down through the graph: what is there in INT8, which operators it runs through, where pairs stand."""
+    there = {value for value, only_moves in wanted.items() if only_moves and not _is_moved(value, scheme, wanted)}
+    for node in nodes:
+        if not node.outputs or node.domain != "":
+            continue
+        output = node.outputs[0]
+        if node in found.nodes:
+            for value in operands(node):
+                _pair(found, value)
+            result = absorbed(output, scheme)
+            there.add(result)
+            if node.op_type in scheme.outputs:
+                found.values[result] = True
+        elif is_kept(node, keep):
+            continue
+        elif node.op_type in scheme.moves and output in wanted and node.inputs[0] in there and _is_plain(node):
+            source = node.inputs[0]
+            assert source is not None
+            found.nodes[node] = None
+            found.source[output] = found.source.get(source, source)
+            there.add(output)
+            _pair(found, source)
+            if scheme.pairs_behind_moves:
+                found.values.setdefault(output, True)
+        elif node.op_type in scheme.joined and (result := absorbed(output, scheme)) in wanted:
+            inputs = operands(node)
+            if len(inputs) < sum(value is not None for value in node.inputs) or not set(inputs) <= there:
+                continue
+            found.nodes[node] = None
+            for value in inputs:
+                _pair(found, value)
+            there.add(result)
+            if node.op_type in scheme.outputs:
+                found.values[result] = True
+
+
+def _pair(found: Regions, value: ir.Value) -> None:
+    """An INT8 operator reads the value: it has a pair, unless it shares that of what it was moved from."""
+    if value not in found.source:
+        found.values.setdefault(value, False)
+
+
+def _is_moved(value: ir.Value, scheme: Scheme, wanted: Mapping[ir.Value, bool]) -> bool:
+    """Whether the value is what a move gives out whose input can be quantized as well."""
+    node = value.producer()
+    if node is None or node.domain != "" or node.op_type not in scheme.moves or not _is_plain(node):
+        return False
+    return wanted.get(node.inputs[0], False) if node.inputs[0] is not None else False
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a move gives out one float tensor."""
+    first = node.inputs[0]
+    return len(node.outputs) == 1 and first is not None and first.dtype is ir.DataType.FLOAT and not is_weight(first)

@@ -1,0 +1,163 @@
+"""Takes the outliers among the channels of an activation into the weights that multiply it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from ._base import Pass
+from ._constants import free_constant, own_view
+from ._regions import is_kept
+
+_NORMS = ("LayerNormalization", "RMSNormalization")
+_LEAST = 1e-5
+
+
+@dataclass(frozen=True)
+class SmoothActivations(Pass):
+    """Scales channels: MatMul(x, w) -> MatMul(x / s, s * w), s[j] = max|x[j]|^strength / max|w[j]|^(1 - strength).
+
+    1 / s goes into the LayerNormalization before it where only such products use its result, else it is a Mul. The
+    graph computes the same; per-tensor scales of activations lose less of it.
+
+    In no preset: it needs calibrated extremes of the channels; `planc quantize` and `planc compile -p int8` run it.
+
+    Source: Xiao et al. 2022, SmoothQuant, arXiv:2211.10438.
+
+    Attributes:
+        extremes: name of a tensor, and the greatest magnitude of each of its channels, on the last axis.
+        strength: share of the outliers that the weights take, 0 to 1.
+        keep: names, PyTorch module paths or globs of products that stay as they are.
+    """
+
+    extremes: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    strength: float = 0.5
+    keep: tuple[str, ...] = ()
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Scales in place."""
+        groups = dict(self._groups(model))
+        for value, (nodes, scale) in groups.items():
+            for node in nodes:
+                _scale_weight(node, scale)
+            if not _fold(model.graph, value, nodes, scale):
+                _insert(model.graph, value, nodes, scale)
+        return ir.passes.PassResult(model, modified=bool(groups))
+
+    def scales(self, model: ir.Model) -> dict[str, np.ndarray]:
+        """Returns by which float32 vector of shape [channels] each activation will be divided; changes nothing."""
+        return {value.name or "": scale for value, (_, scale) in self._groups(model)}
+
+    def _groups(self, model: ir.Model) -> Iterator[tuple[ir.Value, tuple[list[ir.Node], np.ndarray]]]:
+        known = dict(self.extremes)
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        values |= {value.name: value for value in model.graph.inputs}
+        for name, numbers in known.items():
+            value = values.get(name)
+            if value is None or value.dtype is not ir.DataType.FLOAT:
+                continue
+            users = list(dict.fromkeys(use.node for use in value.uses()))
+            nodes = [node for node in users if _takes(node, value, len(numbers)) and not is_kept(node, self.keep)]
+            if nodes:
+                yield value, (nodes, self._scale(np.array(numbers), nodes))
+
+    def _scale(self, extremes: np.ndarray, nodes: Sequence[ir.Node]) -> np.ndarray:
+        weights = np.maximum.reduce([_rows(node) for node in nodes])
+        with np.errstate(divide="ignore"):
+            scale = extremes**self.strength / np.maximum(weights, _LEAST) ** (1 - self.strength)
+        useful = (extremes > _LEAST) & (weights > _LEAST) & np.isfinite(scale)
+        return np.where(useful, np.maximum(scale, _LEAST), 1).astype(np.float32)
+
+
+def channelled(model: ir.Model) -> set[str]:
+    """Returns the names of the activations whose channels' extremes the pass can use."""
+    found = set()
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type in ("MatMul", "Gemm") else None
+        weight = node.inputs[1] if value is not None else None
+        if value is not None and weight is not None and weight.const_value is not None and value.const_value is None:
+            shape = weight.const_value.shape.numpy()
+            if len(shape) == 2 and _takes(node, value, shape[_row_axis(node)]):
+                found.add(value.name or "")
+    return found
+
+
+def smoothed_name(value: str) -> str:
+    """Returns the name of the activation after a Mul."""
+    return f"{value}_smoothed"
+
+
+def _takes(node: ir.Node, value: ir.Value, channels: int) -> bool:
+    """Whether the node is a product of the value's last axis and a float weight of its own."""
+    if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or node.inputs[0] is not value:
+        return False
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or weight.is_graph_input() or len(weight.uses()) != 1:
+        return False
+    shape = weight.const_value.shape.numpy()
+    plain = node.attributes.get_int("transA", 0) == 0
+    return plain and weight.dtype is ir.DataType.FLOAT and len(shape) == 2 and shape[_row_axis(node)] == channels
+
+
+def _row_axis(node: ir.Node) -> int:
+    return 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else 0
+
+
+def _rows(node: ir.Node) -> np.ndarray:
+    """Returns the greatest magnitude of the weights that multiply each channel."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    array = own_view(weight.const_value).numpy()
+    axis = 1 - _row_axis(node)
+    greatest: np.ndarray = np.maximum(array.max(axis=axis), -array.min(axis=axis)).astype(np.float64)
+    return greatest
+
+
+def _scale_weight(node: ir.Node, scale: np.ndarray) -> None:
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None
+    old, column = weight.const_value, scale if _row_axis(node) else scale[:, None]
+
+    def make(source: ir.TensorProtocol, by: np.ndarray) -> ir.TensorProtocol:
+        return ir.Tensor(own_view(source).numpy() * by, name=source.name)
+
+    weight.const_value = ir.LazyTensor(
+        partial(make, old, column), old.dtype, ir.Shape(old.shape.numpy()), name=weight.name
+    )
+
+
+def _fold(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.ndarray) -> bool:
+    """Divides within the normalization that computes the value; False where something else needs the value."""
+    norm = value.producer()
+    if norm is None or norm.op_type not in _NORMS or norm.domain != "" or value.is_graph_output():
+        return False
+    last = (-1, len(value.shape) - 1 if value.shape is not None else -1)
+    if len(value.uses()) != len(nodes) or norm.attributes.get_int("axis", -1) not in last:
+        return False
+    for operand in filter(None, norm.inputs[1:]):
+        tensor = operand.const_value
+        own = tensor is not None and not operand.is_graph_input() and tensor.shape.numpy() == scale.shape
+        if not own or operand.dtype is not ir.DataType.FLOAT:
+            return False
+    for index, parameter in list(enumerate(norm.inputs))[1:]:
+        if parameter is not None and parameter.const_value is not None:
+            array = parameter.const_value.numpy() / scale
+            fresh = free_constant(f"{parameter.name}_{value.name}", array.astype(np.float32))
+            graph.register_initializer(fresh)
+            norm.replace_input_with(index, fresh)
+    return True
+
+
+def _insert(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.ndarray) -> None:
+    factor = free_constant(f"{value.name}_smoothing", (1 / scale).astype(np.float32))
+    graph.register_initializer(factor)
+    made = ir.node("Mul", [value, factor], name=f"{value.name}_smoothing_Mul")
+    made.metadata_props.update(nodes[0].metadata_props)
+    output = made.outputs[0]
+    output.name, output.type, output.shape = smoothed_name(value.name or ""), value.type, value.shape
+    for node in nodes:
+        node.replace_input_with(0, output)
+    first = min(nodes, key=list(graph).index) if len(nodes) > 1 else nodes[0]
+    graph.insert_before(first, made)
