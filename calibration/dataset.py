@@ -8,13 +8,18 @@ float, integers and booleans become any integer or float that holds their values
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
+
+from . import _archive
 
 Feed = dict[str, np.ndarray]
 
@@ -127,7 +132,8 @@ def _all(
 ) -> Iterator[Feed]:
     if isinstance(source, str | Path):
         for path in _files(Path(source), specs):
-            yield from _feeds(strip(_read(path, specs)), specs, str(path), tally)
+            with _opened(path, specs) as arrays:
+                yield from _feeds(strip(arrays), specs, str(path), tally)
         return
     items = source() if callable(source) else source
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
@@ -166,28 +172,32 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
 
 
-def _read(path: Path, specs: Sequence[InputSpec]) -> Feed:
+@contextmanager
+def _opened(path: Path, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+    """Opens a file: arrays by name, whose rows are read as they are asked for."""
+    with path.open("rb") as file:
+        is_array = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {specs[0].name: loaded}
+        if is_array and path.suffix == ".npy":
+            yield {specs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
+        elif is_array or (path.suffix == ".npy" and zipfile.is_zipfile(path)):
+            other = ".npy" if is_array else ".npz"
+            raise _Unfit(f"{path}: not an {path.suffix}, but {other}: rename it")
         else:
-            with loaded as archive:
-                arrays = {name: archive[name] for name in archive.files}
-    except OSError:
+            with _archive.rows(path) as arrays:
+                yield arrays
+    except (OSError, _Unfit):
         raise
     except Exception as error:  # zip, zlib and numpy have an error of their own for each way to be broken
         reason = "it holds Python objects" if str(error).startswith("Object arrays") else "the file is damaged"
         raise ValueError(f"{path}: not an {path.suffix} of numbers: {reason}") from error
-    if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
-        raise ValueError(f"{path}: not an {path.suffix}, but {'.npy' if path.suffix == '.npz' else '.npz'}: rename it")
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path}: {name!r} in it is not an array")
-    return arrays
 
 
-def _feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], where: str, tally: Tally) -> Iterator[Feed]:
+class _Unfit(ValueError):
+    """Data that can be read, but is not what the model wants."""
+
+
+def _feeds(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: str, tally: Tally) -> Iterator[Feed]:
     _check_names(list(arrays), specs, where)
     counts: dict[str, int] = {}
     for spec in specs:
@@ -197,7 +207,7 @@ def _feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], where: 
             tally.dropped += len(array) % _rows(spec) if spec is specs[0] else 0
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise ValueError(f"{where}: the inputs differ in their number of samples: {listed}")
+        raise _Unfit(f"{where}: the inputs differ in their number of samples: {listed}")
     for index in range(next(iter(counts.values()), 0)):
         at = f"{where}, sample {index}"
         feed = {spec.name: _sample(arrays[spec.name], spec, index, at) for spec in specs}
@@ -210,10 +220,10 @@ def _check_names(names: Sequence[str], specs: Sequence[InputSpec], where: str) -
     listed = f"the model's inputs are {', '.join(wanted)}; given are {', '.join(names) or 'none'}"
     for name in wanted:
         if name not in names:
-            raise ValueError(f"{where}: input {name!r} is missing: {listed}")
+            raise _Unfit(f"{where}: input {name!r} is missing: {listed}")
     for name in names:
         if name not in wanted:
-            raise ValueError(f"{where}: {name!r} is not an input: {listed}")
+            raise _Unfit(f"{where}: {name!r} is not an input: {listed}")
 
 
 def _rows(spec: InputSpec) -> int:
@@ -221,7 +231,7 @@ def _rows(spec: InputSpec) -> int:
     return spec.shape[0] if spec.shape and isinstance(spec.shape[0], int) else 1
 
 
-def _count(array: np.ndarray, spec: InputSpec, where: str) -> int:
+def _count(array: Any, spec: InputSpec, where: str) -> int:
     """Returns how many feeds an array holds."""
     rank = len(spec.shape)
     sizes = array.shape[array.ndim - rank + 1 :] if rank else ()
@@ -236,13 +246,13 @@ def _count(array: np.ndarray, spec: InputSpec, where: str) -> int:
         and (not rank or isinstance(spec.shape[0], str) or array.shape[1] == _rows(spec))
     ):
         return len(array)
-    raise ValueError(
+    raise _Unfit(
         f"{where}: input {spec.name!r} has the shape {list(array.shape)}; "
         f"wanted [{', '.join(map(str, ('samples', *spec.shape[1:])))}] or [samples, {', '.join(map(str, spec.shape))}]"
     )
 
 
-def _sample(array: np.ndarray, spec: InputSpec, index: int, at: str) -> np.ndarray:
+def _sample(array: Any, spec: InputSpec, index: int, at: str) -> np.ndarray:
     if array.ndim == len(spec.shape):
         rows = _rows(spec)
         taken = array[index * rows : (index + 1) * rows] if array.ndim else array
@@ -250,9 +260,9 @@ def _sample(array: np.ndarray, spec: InputSpec, index: int, at: str) -> np.ndarr
         taken = array[index]
     given, dtype = np.asarray(taken), np.dtype(spec.dtype)
     if given.dtype.kind not in "fiub":
-        raise ValueError(f"{at}: input {spec.name!r} is {given.dtype}; wanted {dtype}")
+        raise _Unfit(f"{at}: input {spec.name!r} is {given.dtype}; wanted {dtype}")
     if given.dtype.kind == "f" and not np.isfinite(given).all():
-        raise ValueError(f"{at}: input {spec.name!r} has values that are NaN or infinite")
+        raise _Unfit(f"{at}: input {spec.name!r} has values that are NaN or infinite")
     return _cast(given, dtype, spec.name, at)
 
 
@@ -260,12 +270,12 @@ def _cast(given: np.ndarray, dtype: np.dtype[Any], name: str, at: str) -> np.nda
     if given.dtype == dtype:
         return np.asarray(given, order="C")
     if given.dtype.kind == "f" and dtype.kind != "f":
-        raise ValueError(f"{at}: input {name!r} is {given.dtype}; wanted {dtype}, which cannot hold it")
+        raise _Unfit(f"{at}: input {name!r} is {given.dtype}; wanted {dtype}, which cannot hold it")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = given.astype(dtype)
     lost = not np.isfinite(cast).all() if given.dtype.kind == "f" else not _equal(given, cast)
     if lost:
-        raise ValueError(f"{at}: input {name!r} is {given.dtype} with values that {dtype} cannot hold")
+        raise _Unfit(f"{at}: input {name!r} is {given.dtype} with values that {dtype} cannot hold")
     return np.asarray(cast, order="C")
 
 
@@ -284,4 +294,4 @@ def _check_symbols(feed: Feed, specs: Sequence[InputSpec], at: str) -> None:
             if isinstance(symbol, str):
                 known, first = sizes.setdefault(symbol, (size, spec.name))
                 if known != size:
-                    raise ValueError(f"{at}: {symbol} is {known} in input {first!r} and {size} in {spec.name!r}")
+                    raise _Unfit(f"{at}: {symbol} is {known} in input {first!r} and {size} in {spec.name!r}")
