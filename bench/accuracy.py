@@ -28,7 +28,7 @@ class Proof:
     Attributes:
         title: for the reader.
         name: of the callable in bench/models.py, or of the ONNX file that `export` makes.
-        inputs: as for --input; empty where the model is an ONNX file.
+        inputs: as for --input.
         dims: as for --dim.
         calibration: name of the callable in bench/data.py.
         answers: runs the model on what it is judged by.
@@ -68,7 +68,8 @@ class Proof:
         return call("compile", source, *self._sizes(), "-t", target, "-p", precision, "-o", out, *data_words, *words)
 
     def _sizes(self) -> list[str]:
-        return [f"--dim={text}" for text in self.dims]
+        inputs = [] if self.onnx is None else [f"--input={text}" for text in self.inputs]
+        return [*inputs, *(f"--dim={text}" for text in self.dims)]
 
 
 def call(*words: object) -> dict[str, Any]:
@@ -192,7 +193,8 @@ PROOFS = (
             "sqnr_db=0",
         ),
         onnx=ocr_file,
-        dims=("p2o.DynamicDimension.0=1", "p2o.DynamicDimension.1=48..960@320"),
+        inputs=("x=float32[batch,3,48,width]",),
+        dims=("batch=1", "width=48..1280@320"),
     ),
     Proof(
         "MNIST CNN",

@@ -110,7 +110,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered
         UsageError: `keep` names no node of the graph.
         BuildFailed: no product can be quantized.
     """
-    from ..passes import StripMetadata, check, signature
+    from ..passes import RemoveUnused, StripMetadata, check, signature
     from . import effect, storage
 
     model = storage.load(graph)
@@ -121,6 +121,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered
     inserting = _inserting(how, table, smoothed)
     layers = list(_layers(model, inserting, how, table, smoothed))
     inserting(model)
+    RemoveUnused()(model)  # the weights in float
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if "int8" not in counts:
