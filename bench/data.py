@@ -141,7 +141,7 @@ def pitch_accuracy(activations: np.ndarray, pitches: np.ndarray) -> float:
 # PP-OCRv4 rec: x = float32[1,3,48,width], BGR, (value / 255 - 0.5) / 0.5
 
 
-def lines(count: int, *, seed: int) -> list[tuple[np.ndarray, str]]:
+def lines(count: int, *, seed: int, noise: float = 50) -> list[tuple[np.ndarray, str]]:
     """Lines of text from the Lee corpus, rendered small and noisy: images and what is written."""
     rng = np.random.default_rng(seed)
     words = sorted({word.strip(".,\"'()") for text in _lee("lee_background.cor") for word in text.split()} - {""})
@@ -150,18 +150,18 @@ def lines(count: int, *, seed: int) -> list[tuple[np.ndarray, str]]:
     for _ in range(count):
         text = " ".join(words[index] for index in rng.choice(len(words), rng.integers(1, 4)))
         font = fonts[rng.integers(len(fonts))]
-        found.append((_render(rng, text, font, int(rng.integers(9, 15))), text))
+        found.append((_render(rng, text, font, int(rng.integers(9, 15)), noise), text))
     return found
 
 
-def _render(rng: np.random.Generator, text: str, path: Path, size: int) -> np.ndarray:
+def _render(rng: np.random.Generator, text: str, path: Path, size: int, noise: float) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(str(path), size)
     left, top, right, bottom = font.getbbox(text)
     image = Image.new("L", (int(right - left) + 6, int(bottom - top) + 6), 255)
     ImageDraw.Draw(image).text((3 - left, 3 - top), text, fill=0, font=font)
-    noisy = np.asarray(image, np.float32) + rng.standard_normal((image.height, image.width)) * 30
+    noisy = np.asarray(image, np.float32) + rng.standard_normal((image.height, image.width)) * noise
     clipped = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
     width = max(round(48 * clipped.width / clipped.height), 48)
     pixels = np.asarray(clipped.resize((width, 48), Image.Resampling.BILINEAR), np.float32)
@@ -175,8 +175,8 @@ def line_calibration() -> Iterator[Feed]:
 
 
 def line_trial() -> Iterator[Feed]:
-    """64 lines with their text, other than those judged: what the accuracy guard looks at."""
-    for image, text in lines(64, seed=2):
+    """100 lines with their text, other than those judged: what the accuracy guard looks at."""
+    for image, text in lines(100, seed=2):
         yield {"x": image, "labels": np.array(text)}
 
 

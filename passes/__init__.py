@@ -46,6 +46,7 @@ __all__ = [
     "InferShapes",
     "InsertQdq",
     "Pass",
+    "RemoveUnused",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
