@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
+_OWN = "the model's own Q/DQ"
 LABELS = "labels"
 """Array of the data that is no input, unless the model has one of that name."""
 
@@ -96,7 +97,9 @@ def measure(
     digest = _digest(graph)
     if wanted.table is not None:
         return _read(wanted.table, digest), None
-    names, channelled = _observed(graph)
+    names, channelled, quantized = _observed(graph)
+    if quantized and not wanted.given:  # by training: nothing is left to be calibrated
+        return table({}, wanted.method, source=_OWN, source_digest="", model_digest=digest), None
     observers = {name: Observer() for name in names}
     channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     data = Data(wanted.data, specs, wanted.samples)
@@ -161,13 +164,14 @@ def _random(
     return dataset.random(specs, sizes, wanted.samples or _RANDOM_SAMPLES)
 
 
-def _observed(graph: Path) -> tuple[list[str], set[str]]:
-    """Names of the tensors that are observed, and of those whose channels are."""
+def _observed(graph: Path) -> tuple[list[str], set[str], bool]:
+    """Names of the tensors that are observed, and of those whose channels are; whether the graph has Q/DQ already."""
     from ..passes import channelled, observed
     from . import storage
 
     model = storage.load(graph)
-    return observed(model), channelled(model)
+    quantized = any(node.op_type == "DequantizeLinear" for node in model.graph)
+    return observed(model), channelled(model), quantized
 
 
 def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:

@@ -134,6 +134,7 @@ def search(
             nodes, trial.loss, lambda loss: loss <= 0, rank=trial.rank, budget=guard.budget, memo=memo
         )
         losses = trial.losses(frozenset(found.excluded))
+        everything = trial.losses(frozenset()) if nodes and len(found.excluded) == len(nodes) else None
     facts = {
         "bounds": list(map(str, bounds)),
         "loss": {str(bound): round(_shown(bound, loss), 6) for bound, loss in zip(bounds, losses, strict=True)},
@@ -145,8 +146,14 @@ def search(
             for name in found.excluded
         ],
     }
+    if found.holds and everything is not None:
+        told = _told(bounds, everything)
+        raise GateFailed(
+            f"INT8 misses the bound unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
+            hint="Loosen --max-drop, give more calibration data, or build -p fp32",
+        )
     if not found.holds:
-        told = ", ".join(f"{bound}: {_shown(bound, loss):.4g}" for bound, loss in zip(bounds, losses, strict=True))
+        told = _told(bounds, losses)
         raise GateFailed(
             f"INT8 misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
             f" float ({', '.join(found.excluded[:5])}{', ...' if len(found.excluded) > 5 else ''})",
@@ -295,6 +302,10 @@ def _plain(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndar
 def _shown(bound: Bound, loss: float) -> float:
     """A loss as the user reads it: of sqnr the ratio itself."""
     return -loss if bound.most < 0 else loss
+
+
+def _told(bounds: Sequence[Bound], losses: Sequence[float]) -> str:
+    return ", ".join(f"{bound}: {_shown(bound, loss):.4g}" for bound, loss in zip(bounds, losses, strict=True))
 
 
 def _excess(bound: Bound, loss: float) -> float:

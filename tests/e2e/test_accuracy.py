@@ -1,0 +1,376 @@
+"""INT8 by the installed command line on real trained models: what it may cost, and how it ends where it cannot be had.
+
+The bounds are those of the proofs in bench/README.md; `python -m bench accuracy` prints the figures.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import planc as package
+
+from ._run import planc
+
+TARGETS = ("onnxruntime-cpu", "openvino-cpu")
+IMAGES = ("--input", "x=float32[batch,3,224,224]", "--dim", "batch=1..8@1")
+LINES = ("--input", "x=float32[batch,3,48,width]", "--dim", "batch=1", "--dim", "width=48..1280@320")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(repository: Path) -> ModuleType:
+    """bench/data.py."""
+    return _module(repository / "bench/data.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("accuracy")
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _call(*words: object, cwd: Path, code: int = 0) -> dict[str, Any]:
+    """Runs planc and returns its JSON document."""
+    answer = planc(*words, "--format", "json", cwd=cwd, timeout=300)
+    assert answer.code == code, answer.stderr
+    document: dict[str, Any] = json.loads(answer.stdout)
+    return document
+
+
+def _int8(source: Path, target: str, out: Path, *words: object) -> dict[str, Any]:
+    return _call("compile", source, "-t", target, "-p", "int8", "-o", out, *words, cwd=out.parent)
+
+
+def _runner(path: Path) -> Callable[..., np.ndarray]:
+    """First output of an artifact, or of an ONNX file in ONNX Runtime."""
+    if path.is_dir():
+        session = package.load(path)
+        return lambda **feed: next(iter(session(**feed).values()))
+    import onnxruntime
+
+    plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda **feed: plain.run(None, feed)[0]
+
+
+def _payload(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("model.*"))
+
+
+class TestEfficientNet:
+    """A depthwise net: its layers have few weights for each channel, of very different size."""
+
+    @pytest.fixture(scope="class")
+    def graph(self, folder: Path, repository: Path) -> Path:
+        out = folder / "efficientnet.onnx"
+        _call("export", f"{repository}/bench/models.py:efficientnet_lite0", *IMAGES, "-o", out, cwd=folder)
+        return out
+
+    @pytest.fixture(scope="class")
+    def table(self, graph: Path, repository: Path) -> Path:
+        out = graph.with_name("ranges.json")
+        images = ("--calibration", f"{repository}/bench/data.py:image_calibration", "--samples", 48)
+        _call("calibrate", graph, *IMAGES[2:], *images, "-o", out, cwd=graph.parent)
+        return out
+
+    @pytest.fixture(scope="class")
+    def judged(self, graph: Path, data: ModuleType) -> list[tuple[np.ndarray, set[int], int]]:
+        """40 images, what is right, and what FP32 says."""
+        run = _runner(graph)
+        return [(image, labels, int(run(x=image).argmax())) for image, labels in data.images()[:40]]
+
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_it_says_what_fp32_says_at_a_quarter_of_the_size(
+        self, target: str, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]]
+    ) -> None:
+        """One table serves both runtimes."""
+        out = graph.with_name(target)
+        made = _int8(graph, target, out, *IMAGES[2:], "--ranges", table)
+        run = _runner(out)
+        answers = [int(run(x=image).argmax()) for image, _, _ in judged]
+        agreement = np.mean([answer == fp32 for answer, (*_, fp32) in zip(answers, judged, strict=True)])
+        drop = sum(fp32 in right for _, right, fp32 in judged) - sum(
+            answer in right for answer, (_, right, _) in zip(answers, judged, strict=True)
+        )
+        assert agreement >= 0.92
+        assert drop <= 0.02 * len(judged)
+        assert _payload(out) <= 0.30 * graph.stat().st_size
+        assert set(made["manifest"]["quantization"]["products"]) == {"int8"}
+
+    def test_one_scale_for_a_whole_weight_is_clearly_worse(
+        self, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]], folder: Path
+    ) -> None:
+        import onnx_ir as ir
+
+        from planc.calibration.table import load
+        from planc.passes import InsertQdq
+
+        optimized = folder / "optimized.onnx"
+        _call("optimize", graph, "-o", optimized, cwd=folder)
+        ranges = tuple((name, *one.affine) for name, one in load(table).tensors.items())
+        noise = {}
+        plain = _runner(optimized)
+        for per_channel in (True, False):
+            model = ir.load(optimized)
+            InsertQdq(ranges=ranges, per_channel=per_channel)(model)
+            path = folder / f"per-channel-{per_channel}.onnx"
+            ir.save(model, path)
+            run = _runner(path)
+            pairs = [(run(x=image), plain(x=image)) for image, *_ in judged[:8]]
+            noise[per_channel] = float(np.mean([np.square(one - other).mean() / other.var() for one, other in pairs]))
+        assert noise[True] < 0.1
+        assert noise[False] > 3 * noise[True]
+
+
+def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: ModuleType) -> None:
+    graph = folder / "crepe.onnx"
+    sizes = ("--dim", "batch=1..256@16")
+    frames = ("--input", "frames=float32[batch,1024]")
+    _call("export", f"{repository}/bench/models.py:crepe_tiny", *frames, *sizes, "-o", graph, cwd=folder)
+    sound, pitches = data.tones(2000, seed=0)
+    parts = [sound[start : start + 200] for start in range(0, 2000, 200)]
+
+    def accuracy(path: Path) -> float:
+        run = _runner(path)
+        return data.pitch_accuracy(np.concatenate([run(frames=part) for part in parts]), pitches)
+
+    plain = accuracy(graph)
+    tones = f"{repository}/bench/data.py:tone_calibration"
+    assert plain > 0.95
+    for target in TARGETS:
+        _int8(graph, target, folder / f"crepe-{target}", *sizes, "--calibration", tones)
+        assert plain - accuracy(folder / f"crepe-{target}") <= 0.005
+
+
+def test_ocr_is_found_by_the_guard_alone(folder: Path, repository: Path, data: ModuleType) -> None:
+    """A graph of opset 12 with 14 depthwise convolutions and attention; the user states the error rate only."""
+    source = data.package("rapidocr_onnxruntime") / "models/ch_PP-OCRv4_rec_infer.onnx"
+    ours, out = f"{repository}/bench/data.py", folder / "ocr"
+    made = _int8(
+        source, "onnxruntime-cpu", out, *LINES, "--calibration", f"{ours}:line_calibration",
+        "--eval", f"{ours}:line_trial", "--max-drop", f"{ours}:character_accuracy=0.005",
+        "--tolerance", "sqnr_db=0", "--tolerance", "cosine=0",
+    )  # fmt: skip
+    judged = data.lines(100, seed=0)
+    labels = [text for _, text in judged]
+    plain, quantized = (
+        data.character_accuracy([run(x=image) for image, _ in judged], labels)
+        for run in (_runner(source), _runner(out))
+    )
+    assert plain > 0.85
+    assert plain - quantized <= 0.01
+    assert _payload(out) <= 3.3e6
+    assert made["manifest"]["quantization"]["guard"]["labelled"]
+
+
+def test_a_net_that_is_trained_here_keeps_its_accuracy(folder: Path, repository: Path, data: ModuleType) -> None:
+    import torch
+
+    models = _module(repository / "bench/models.py")
+    images, labels = data.digits()
+    count = data.TRAINED
+    net = models.train_mnist(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]), epochs=3)
+    torch.save(net.state_dict(), folder / "mnist.pt")
+    graph, sizes = folder / "mnist.onnx", ("--dim", "batch=1..128@1")
+    x = ("--input", "x=float32[batch,1,28,28]", "--weights", folder / "mnist.pt")
+    _call("export", f"{repository}/bench/models.py:mnist", *x, *sizes, "-o", graph, cwd=folder)
+
+    def accuracy(path: Path) -> float:
+        run = _runner(path)
+        answers = [run(x=images[start : start + 100]).argmax(axis=1) for start in range(count, 5000, 100)]
+        return float(np.mean(np.concatenate(answers) == labels[count:]))
+
+    plain = accuracy(graph)
+    assert plain > 0.93
+    for target in TARGETS:
+        out = folder / f"mnist-{target}"
+        _int8(graph, target, out, *sizes, "--calibration", f"{repository}/bench/data.py:digit_calibration")
+        assert plain - accuracy(out) <= 0.003
+
+
+OUTLIER = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,3,8,8] x) => (float[batch,10] y) {
+  a = Conv(x, w1) r = Relu(a) s = Mul(r, scale) t = Conv(s, w2) u = Relu(t) v = Conv(u, w3)
+  p = GlobalAveragePool(v) y = Flatten(p)
+}"""
+"""One channel of what the second convolution reads is 30,000 times as large as the others, and hardly counts."""
+
+SMALL = ("--dim", "batch=1..4@2")
+
+
+@pytest.fixture(scope="module")
+def outlier(folder: Path, onnx_file: Callable[..., Path]) -> Path:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    scale, second = np.ones((1, 16, 1, 1), np.float32), normal(16, 16, 1, 1) / 4
+    scale[0, 0], second[:, 0] = 3e4, second[:, 0] * 1e-6
+    np.savez(folder / "images.npz", x=normal(32, 3, 8, 8))
+    arrays = {"w1": normal(16, 3, 1, 1), "scale": scale, "w2": second, "w3": normal(10, 16, 1, 1)}
+    return onnx_file(folder / "outlier.onnx", OUTLIER, **arrays)
+
+
+class TestGuard:
+    @pytest.mark.parametrize("target", TARGETS)
+    def test_a_layer_that_collapses_is_rescued(self, target: str, outlier: Path) -> None:
+        words = (outlier, *SMALL, "-t", target, "-p", "int8", "--calibration", "images.npz")
+        out = outlier.with_name(f"rescued-{target}")
+        refused = planc("compile", *words, "-o", out, cwd=outlier.parent)
+        assert refused.code == 1, "without the guard it is destroyed, and verification says so"
+        made = _call("compile", *words, "--max-drop", "top1=1pp", "-o", out, cwd=outlier.parent)
+        quantization = made["manifest"]["quantization"]
+        assert [one["name"] for one in quantization["guard"]["excluded"]] == ["t"]
+        assert quantization["products"]["int8"]["nodes"] == 2
+
+    def test_a_stopped_search_goes_on_without_doing_anything_twice(self, outlier: Path) -> None:
+        words = (outlier, *SMALL, "-t", "onnxruntime-cpu", "--calibration", "images.npz", "--max-drop", "top1=1pp")
+        found = [
+            _call("quantize", *words, "--state", "state.json", "-o", "q.onnx", cwd=outlier.parent)["guard"]
+            for _ in range(2)
+        ]
+        assert found[0].pop("evaluations") > 3
+        assert found[1].pop("evaluations") == 0
+        assert found[0] == found[1]
+
+    def test_a_bound_that_cannot_be_held_says_the_best_found(self, outlier: Path) -> None:
+        words = (outlier, *SMALL, "-t", "openvino-cpu", "-p", "int8", "--calibration", "images.npz")
+        answer = planc("compile", *words, "--max-drop", "sqnr=200dB", "-o", "never", cwd=outlier.parent)
+        assert answer.code == 1
+        assert "INT8 misses the bound unless all 3 layers stay in float" in answer.error
+        (outlier.parent / "nan.py").write_text("def metric(outputs, labels):\n    return float('nan')\n")
+        answer = planc("compile", *words, "--max-drop", "nan.py:metric=0", "-o", "never", cwd=outlier.parent)
+        assert answer.code == 1
+        assert "INT8 misses the bound: the best found loses nan.py:metric=0: nan" in answer.error
+        assert not (outlier.parent / "never").exists()
+
+
+def test_a_weight_of_twelve_layers_is_one(folder: Path, onnx_file: Callable[..., Path]) -> None:
+    steps = ["h0 = MatMul(x, w)", *(f"r{i} = Tanh(h{i}) h{i + 1} = MatMul(r{i}, w)" for i in range(11))]
+    text = f'<ir_version: 10, opset_import: ["": 20]> g (float[batch,64] x) => (float[batch,64] y) {{ {" ".join(steps)} y = Tanh(h11) }}'  # noqa: E501
+    rng = np.random.default_rng(0)
+    source = onnx_file(folder / "shared.onnx", text, w=rng.standard_normal((64, 64), dtype=np.float32) / 8)
+    np.savez(folder / "rows.npz", x=rng.standard_normal((32, 64), dtype=np.float32))
+    for target in TARGETS:
+        made = _int8(source, target, folder / f"shared-{target}", *SMALL, "--calibration", folder / "rows.npz")
+        assert made["manifest"]["quantization"]["products"]["int8"]["nodes"] == 12
+        weights = {"onnxruntime-cpu": "model.onnx.data", "openvino-cpu": "model.bin"}[target]
+        assert 64 * 64 <= made["manifest"]["files"][weights]["bytes"] < 2 * 64 * 64
+
+
+def test_two_runs_give_the_same_bytes(workshop: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32))
+    for target in TARGETS:
+        made = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            out = tmp_path / name / f"art-{target}"
+            _int8(workshop / "conv.onnx", target, out, *SMALL, "--calibration", tmp_path / "c.npz")
+            made.append({path.name: path.read_bytes() for path in out.iterdir() if path.name != "report.json"})
+        assert made[0] == made[1]
+
+
+class TestData:
+    """What is given instead of calibration data."""
+
+    WORDS = (*SMALL, "-t", "onnxruntime-cpu", "-p", "int8", "-o")
+
+    def test_none_is_a_wrong_usage_and_random_data_is_said(self, workshop: Path, tmp_path: Path) -> None:
+        words = ("compile", workshop / "conv.onnx", *self.WORDS, tmp_path / "out")
+        answer = planc(*words, cwd=tmp_path)
+        assert answer.code == 2
+        assert "INT8 needs calibration data. Add --calibration DATA" in answer.error
+        made = _call(*words, "--allow-random-calibration", cwd=tmp_path)
+        assert made["manifest"]["quantization"]["calibration"]["data"] == "random"
+
+    @pytest.mark.parametrize(
+        ("arrays", "words"),
+        [
+            ({"image": np.zeros((2, 3, 8, 8), np.float32)}, "input 'x' is missing"),
+            ({"x": np.full((2, 3, 8, 8), "a")}, "input 'x' is <U1; wanted float32"),
+            ({"x": np.zeros((2, 8, 8, 3), np.float32)}, "input 'x' has the shape [2, 8, 8, 3]"),
+            ({"x": np.full((2, 3, 8, 8), np.nan, np.float32)}, "sample 0: input 'x' has values that are NaN"),
+            ({"x": np.zeros((0, 3, 8, 8), np.float32)}, "no samples"),
+        ],
+        ids=["names", "dtypes", "shapes", "nan", "empty"],
+    )
+    def test_data_that_does_not_fit_is_one_line(
+        self, arrays: dict[str, np.ndarray], words: str, workshop: Path, tmp_path: Path
+    ) -> None:
+        np.savez(tmp_path / "c.npz", **arrays)
+        job = ("compile", workshop / "conv.onnx", *self.WORDS, tmp_path / "out", "--calibration", "c.npz")
+        answer = planc(*job, cwd=tmp_path)
+        assert answer.code == 2, answer.stderr
+        assert words in answer.error
+        assert "c.npz" in answer.error
+        assert not (tmp_path / "out").exists()
+
+    def test_a_graph_without_a_product_fails_with_the_reason(
+        self, onnx_file: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        text = '<ir_version: 10, opset_import: ["": 20]> g (float[batch,4] x) => (float[batch,4] y) { y = Tanh(x) }'
+        np.savez(tmp_path / "c.npz", x=np.ones((2, 4), np.float32))
+        source = onnx_file(tmp_path / "tanh.onnx", text)
+        answer = planc("compile", source, *self.WORDS, "out", "--calibration", "c.npz", cwd=tmp_path)
+        assert answer.code == 4
+        assert "INT8 had no effect: the graph has no matrix product or convolution" in answer.error
+
+    def test_a_table_of_other_weights_is_refused(
+        self, workshop: Path, onnx_file: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        import onnx
+
+        words = (*SMALL, "--allow-random-calibration", "-o", tmp_path / "ranges.json")
+        _call("calibrate", workshop / "conv.onnx", *words, cwd=tmp_path)
+        model = onnx.load(workshop / "conv.onnx")
+        for one in model.graph.initializer:
+            if one.name == "head":
+                one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one) * 2, "head"))
+        onnx.save(model, tmp_path / "other.onnx")
+        job = ("compile", "other.onnx", *self.WORDS, tmp_path / "out", "--ranges", "ranges.json")
+        answer = planc(*job, cwd=tmp_path)
+        assert answer.code == 2
+        assert "--ranges ranges.json was made for another graph" in answer.error.replace(f"{tmp_path}/", "")
+
+    def test_the_number_of_samples_costs_no_memory(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+        """512 samples of 196 kB are 100 MB."""
+        text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,3,128,128] x) => (float[batch,8] y) {
+            a = Conv<strides=[2,2]>(x, w) r = Relu(a) p = GlobalAveragePool(r) y = Flatten(p)
+        }"""
+        rng = np.random.default_rng(0)
+        source = onnx_file(tmp_path / "m.onnx", text, w=rng.standard_normal((8, 3, 3, 3), dtype=np.float32))
+        images = rng.standard_normal((512, 3, 128, 128), dtype=np.float32)
+        peaks = []
+        for count in (64, 512):
+            np.savez(tmp_path / f"{count}.npz", x=images[:count])
+            words = ("--dim", "batch=1..4@1", "--calibration", f"{count}.npz", "-o", f"{count}.json")
+            answer = planc("calibrate", source, *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            assert answer.code == 0, answer.stderr
+            peaks.append(answer.peak)
+        assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_qdq_of_training_is_taken_as_it_is(workshop: Path, tmp_path: Path) -> None:
+    """No calibration data: the ranges are in the graph."""
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32))
+    words = (*SMALL, "-t", "onnxruntime-cpu", "--calibration", tmp_path / "c.npz", "-o", tmp_path / "q.onnx")
+    _call("quantize", workshop / "conv.onnx", *words, cwd=tmp_path)
+    for target in TARGETS:
+        made = _int8(tmp_path / "q.onnx", target, tmp_path / target, *SMALL)
+        assert made["manifest"]["quantization"]["products"]["int8"]["nodes"] == 2
+        assert made["manifest"]["quantization"]["calibration"]["data"] == "the model's own Q/DQ"
