@@ -414,7 +414,9 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8 or work.table is not None:  # by another candidate
+    if work.job.precision is not Precision.INT8 or work.job.quantization.dynamic:
+        return
+    if work.table is not None:  # by another candidate
         return
     from . import calibrate, golden, reference
 
@@ -432,7 +434,6 @@ def _lower(work: Work, emit: Emit) -> None:
         return
     from . import guard, quantize
 
-    assert work.table is not None
     emit("stage", "lower")
     how = quantize.lowering(work.job, work.model.dims)
     out = work.folder / f"{work.job.target.name}.q.onnx"
@@ -528,17 +529,21 @@ def _manifest(work: Work) -> dict[str, Any]:
 
 def _quantization(work: Work) -> dict[str, Any]:
     """What the manifest says of INT8; empty for other precisions."""
-    if work.lowered is None or work.table is None:
+    if work.lowered is None:
         return {}
+    table = work.table
     return {
         "products": work.lowered.effect,
         "kept": [{"name": one["name"], "reason": one["reason"]} for one in work.lowered.kept],
+        "dynamic": work.job.quantization.dynamic,
         "calibration": {
-            "method": work.table.method,
-            "samples": work.table.samples,
-            "data": work.table.source,
-            "data_sha256": work.table.source_digest,
-        },
+            "method": table.method,
+            "samples": table.samples,
+            "data": table.source,
+            "data_sha256": table.source_digest,
+        }
+        if table is not None
+        else None,
         "guard": work.guarded.facts if work.guarded else None,
     }
 

@@ -30,6 +30,7 @@ class Lowering:
         smoothing: share of the outliers of activations that weights take, 0 for none.
         weight_bits: 8, or 7 for x86 without VNNI.
         sizes: of the symbolic dimensions at the point "opt".
+        dynamic: whether activations are quantized by the range that they have when they come.
     """
 
     scheme: str
@@ -37,6 +38,7 @@ class Lowering:
     smoothing: float = 0.0
     weight_bits: int = 8
     sizes: Mapping[str, int] = field(default_factory=dict)
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
-    return Lowering(scheme, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes)
+    return Lowering(scheme, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes, quantization.dynamic)
 
 
-def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered:
-    """Reads the ONNX file `graph`, quantizes it and writes `out`.
+def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> Lowered:
+    """Reads the ONNX file `graph`, quantizes it and writes `out`; without a table only where `how` is dynamic.
 
     Raises:
         UsageError: `keep` names no node of the graph.
@@ -117,10 +119,15 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered
     wanted = signature(model)
     require_known(model, how.keep)
     own = any(node.op_type == "DequantizeLinear" for node in model.graph)
-    smoothed = _smooth(model, how, table)
-    inserting = _inserting(how, table, smoothed)
-    layers = list(_layers(model, inserting, how, table, smoothed))
-    inserting(model)
+    smoothed: dict[str, tuple[float, float]] = {}
+    if how.dynamic:
+        layers = _quantize_dynamic(model, how)
+    else:
+        assert table is not None
+        smoothed = _smooth(model, how, table)
+        inserting = _inserting(how, table, smoothed)
+        layers = list(_layers(model, inserting, how, table, smoothed))
+        inserting(model)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if "int8" not in counts:
@@ -183,6 +190,33 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
         inserted = smoothed_name(name)
         ranges[inserted if inserted in names else name] = (min(low, 0.0), max(high, 0.0))
     return ranges
+
+
+def _quantize_dynamic(model: "ir.Model", how: Lowering) -> list[Layer]:
+    from ..passes import ORIGIN, QuantizeDynamic, layer_name
+    from . import effect
+
+    quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
+    layers = [
+        Layer(
+            name=layer_name(node),
+            origin=node.metadata_props.get(ORIGIN, ""),
+            op=node.op_type,
+            tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
+            method="" if reason else "dynamic",
+            low=0.0,
+            high=0.0,
+            scale=0.0,
+            sqnr_db=None,
+            saturated=None,
+            macs=effect.macs(node, how.sizes),
+            decision="float" if reason else "int8",
+            reason=reason,
+        )
+        for node, reason in quantizing.products(model)
+    ]
+    quantizing(model)
+    return layers
 
 
 def _inserting(how: Lowering, table: "RangeTable", smoothed: Mapping[str, tuple[float, float]]) -> "InsertQdq":

@@ -43,7 +43,7 @@ def regions(graph: ir.Graph, scheme: Scheme, keep: tuple[str, ...], opset: int) 
     for node in nodes:
         if node.op_type in scheme.products and node.domain == "":
             try:
-                _check(node, keep, opset)
+                require_quantizable(node, keep, opset)
             except Miss as miss:
                 found.refused[node] = str(miss)
             else:
@@ -94,7 +94,7 @@ def absorbed(value: ir.Value, scheme: Scheme) -> ir.Value:
     return node.outputs[0]
 
 
-def _check(node: ir.Node, keep: tuple[str, ...], opset: int) -> None:
+def require_quantizable(node: ir.Node, keep: tuple[str, ...], opset: int) -> None:
     """Checks that a product can be quantized.
 
     Raises:
