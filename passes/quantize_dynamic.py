@@ -13,6 +13,8 @@ from ._match import require, text
 from ._regions import is_weight, layer_name, require_quantizable
 
 _PRODUCTS = ("Gemm", "MatMul")
+_SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
+_LEAST_ROW = 1e-30
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,26 @@ class QuantizeDynamic(Pass):
     """Quantizes to INT8: MatMul(x, w) -> Cast(MatMulInteger(DynamicQuantizeLinear(x), w8)) * (x_scale * w_scale).
 
     ONNX Runtime makes DynamicQuantizeMatMul of it, or MatMulIntegerToFloat where several products share an activation,
-    with the bias that is added to it. A Gemm's bias becomes an Add.
+    with the bias that is added to it. A Gemm's bias becomes an Add. What comes out of an activation function is first
+    divided by the greatest magnitude of each of its rows, and the product multiplied by it: a token with outliers would
+    take the precision of all others.
 
     In no preset: what it gives is not what the model computes; `--dynamic` of planc runs it.
 
     Attributes:
         keep: names, PyTorch module paths or globs of nodes that stay in floating point.
         weight_bits: 8, or 7 for x86 without VNNI, where products of 8 bits saturate.
+        rows: whether rows are scaled behind activation functions.
     """
 
     keep: tuple[str, ...] = ()
     weight_bits: int = 8
+    rows: bool = True
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantizes in place."""
         chosen = [node for node, reason in self.products(model) if not reason]
-        writer = _Writer(model.graph, self.weight_bits)
+        writer = _Writer(model, self)
         for node in chosen:
             writer.write(node)
         model.graph.remove(chosen, safe=True)
@@ -66,10 +72,12 @@ class QuantizeDynamic(Pass):
 class _Writer:
     """Puts integer products into a graph; an activation is quantized once, and so is a weight."""
 
-    def __init__(self, graph: ir.Graph, bits: int) -> None:
-        self.graph = graph
-        self.bits = bits
-        self.activations: dict[ir.Value, ir.Node] = {}
+    def __init__(self, model: ir.Model, options: QuantizeDynamic) -> None:
+        self.graph = model.graph
+        self.opset = model.opset_imports.get("", 1)
+        self.options = options
+        self.activations: dict[ir.Value, tuple[ir.Node, ir.Value | None]] = {}
+        self.constants: dict[object, ir.Value] = {}
         self.weights: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self, node: ir.Node) -> None:
@@ -79,13 +87,17 @@ class _Writer:
         assert right is not None
         output = node.outputs[0]
         name = output.name or layer_name(node)
-        whole, scale, zero = self._activation(node, left).outputs
+        quantized, rows = self._activation(node, left)
+        whole, scale, zero = quantized.outputs
         weight, weight_scales, weight_zero = self._weight(node, right)
         product = ir.node("MatMulInteger", [whole, weight, zero, weight_zero], name=f"{name}_MatMulInteger")
         cast = ir.node("Cast", [product.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_Cast")
         scales = ir.node("Mul", [scale, weight_scales], name=f"{name}_scales")
         last = ir.node("Mul", [cast.outputs[0], scales.outputs[0]], name=f"{name}_Mul")
         made = [product, cast, scales, last]
+        if rows is not None:
+            last = ir.node("Mul", [last.outputs[0], rows], name=f"{name}_rows")
+            made.append(last)
         if bias is not None:
             last = ir.node("Add", [last.outputs[0], bias], name=f"{name}_Add")
             made.append(last)
@@ -100,17 +112,42 @@ class _Writer:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name, new.name = None, name
 
-    def _activation(self, node: ir.Node, value: ir.Value) -> ir.Node:
+    def _activation(self, node: ir.Node, value: ir.Value) -> tuple[ir.Node, ir.Value | None]:
+        """What quantizes an activation, and what its rows were divided by."""
         if value not in self.activations:
-            made = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name=f"{value.name}_DynamicQuantizeLinear")
+            source, rows = self._scaled(node, value)
+            made = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{value.name}_DynamicQuantizeLinear")
             _describe(made, node, ir.DataType.FLOAT, ir.Shape([]))
             whole, scale, zero = made.outputs
             whole.name, scale.name, zero.name = (f"{value.name}_{one}" for one in ("quantized", "scale", "zero_point"))
             whole.type, zero.type = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.UINT8)
             whole.shape = value.shape
             self.graph.insert_before(node, made)
-            self.activations[value] = made
+            self.activations[value] = made, rows
         return self.activations[value]
+
+    def _scaled(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+        """The activation with its rows divided by their greatest magnitudes, and these."""
+        maker = value.producer()
+        if not self.options.rows or maker is None or maker.domain != "" or maker.op_type not in _SPREAD:
+            return value, None
+        magnitude = ir.node("Abs", [value], name=f"{value.name}_Abs")
+        if self.opset >= 18:
+            axes = self._constant("last_axis", np.array([-1]))
+            most = ir.node("ReduceMax", [magnitude.outputs[0], axes], name=f"{value.name}_ReduceMax")
+        else:
+            most = ir.node("ReduceMax", magnitude.outputs, attributes={"axes": [-1]}, name=f"{value.name}_ReduceMax")
+        rows = ir.node(
+            "Max",
+            [most.outputs[0], self._constant("least_row", np.array(_LEAST_ROW, np.float32))],
+            name=f"{value.name}_Max",
+        )
+        result = ir.node("Div", [value, rows.outputs[0]], name=f"{value.name}_Div")
+        narrow = None if value.shape is None else ir.Shape([*list(value.shape)[:-1], 1])
+        for one in (magnitude, most, rows, result):
+            _describe(one, node, ir.DataType.FLOAT, narrow if one in (most, rows) else value.shape)
+        self.graph.insert_before(node, [magnitude, most, rows, result])
+        return result.outputs[0], rows.outputs[0]
 
     def _weight(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Integers [inner, channels], scales [channels] and zero points [channels] of a weight."""
@@ -118,15 +155,22 @@ class _Writer:
         if (value, transposed) not in self.weights:
             tensor, axis = value.const_value, 0 if transposed else 1
             assert tensor is not None
-            scale = with_room_for_bias(weight_scale(tensor, axis, self.bits), None, 1.0)
-            whole = lazy(tensor, scale, axis, self.bits, f"{value.name}_quantized", transposed=transposed)
+            bits = self.options.weight_bits
+            scale = with_room_for_bias(weight_scale(tensor, axis, bits), None, 1.0)
+            whole = lazy(tensor, scale, axis, bits, f"{value.name}_quantized", transposed=transposed)
             made = ir.Value(
                 name=whole.name, type=ir.TensorType(whole.dtype), shape=ir.Shape(whole.shape.numpy()), const_value=whole
             )
-            scales = free_constant(f"{value.name}_scale", scale)
-            zeros = free_constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))
-            self.weights[value, transposed] = tuple(self._register(one) for one in (made, scales, zeros))  # type: ignore[assignment]
+            scales = self._constant(f"{value.name}_scale", scale)
+            zeros = self._constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))
+            self.weights[value, transposed] = self._register(made), scales, zeros
         return self.weights[value, transposed]
+
+    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = self._register(free_constant(name, np.asarray(array)))
+        return self.constants[key]
 
     def _register(self, value: ir.Value) -> ir.Value:
         name, count = value.name, 0
