@@ -128,6 +128,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         inserting = _inserting(how, table, smoothed)
         layers = list(_layers(model, inserting, how, table, smoothed))
         inserting(model)
+    layers += _quantize_embeddings(model, how)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if "int8" not in counts:
@@ -155,7 +156,7 @@ def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
     from ..passes import ORIGIN, is_kept, layer_name
     from .errors import did_you_mean
 
-    nodes = [node for node in model.graph if node.op_type in _products()]
+    nodes = [node for node in model.graph if node.op_type in (*_products(), "Gather")]
     for one in keep:
         if not any(is_kept(node, (one,)) for node in nodes):
             names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
@@ -193,28 +194,43 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
 
 
 def _quantize_dynamic(model: "ir.Model", how: Lowering) -> list[Layer]:
-    from ..passes import ORIGIN, QuantizeDynamic, layer_name
-    from . import effect
+    from ..passes import QuantizeDynamic
 
     quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
-    layers = [
-        Layer(
-            name=layer_name(node),
-            origin=node.metadata_props.get(ORIGIN, ""),
-            op=node.op_type,
-            tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
-            method="" if reason else "dynamic",
-            low=0.0,
-            high=0.0,
-            scale=0.0,
-            sqnr_db=None,
-            saturated=None,
-            macs=effect.macs(node, how.sizes),
-            decision="float" if reason else "int8",
-            reason=reason,
-        )
-        for node, reason in quantizing.products(model)
-    ]
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
+    quantizing(model)
+    return layers
+
+
+def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
+    from ..passes import ORIGIN, layer_name
+    from . import effect
+
+    return Layer(
+        name=layer_name(node),
+        origin=node.metadata_props.get(ORIGIN, ""),
+        op=node.op_type,
+        tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
+        method="",
+        low=0.0,
+        high=0.0,
+        scale=0.0,
+        sqnr_db=None,
+        saturated=None,
+        macs=effect.macs(node, how.sizes),
+        decision="float" if reason else "int8",
+        reason=reason,
+    )
+
+
+def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
+    """Quantizes the tables of the runtimes that take them; an embedding is a layer without multiplications."""
+    from ..passes import QuantizeEmbeddings
+
+    if how.scheme == "tensorrt":
+        return []
+    quantizing = QuantizeEmbeddings(keep=how.keep)
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.lookups(model)]
     quantizing(model)
     return layers
 

@@ -30,6 +30,7 @@ from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
 from .push_transposes import PushTransposes
 from .quantize_dynamic import QuantizeDynamic
+from .quantize_embeddings import QuantizeEmbeddings
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .simplify_attention import SimplifyAttention
@@ -48,6 +49,7 @@ __all__ = [
     "InsertQdq",
     "Pass",
     "QuantizeDynamic",
+    "QuantizeEmbeddings",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
@@ -108,7 +110,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(), InsertQdq(), QuantizeDynamic(), SmoothActivations())
+EXTRA: tuple[Pass, ...] = (FuseAttention(), InsertQdq(), QuantizeDynamic(), QuantizeEmbeddings(), SmoothActivations())
 """Passes of no preset, for --pass; their docstrings say why."""
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import ORIGIN, Miss, Pass
-from ._constants import free_constant
+from ._constants import new_constant, new_lazy
+from ._embeddings import is_lookup, look_up, rank
 from ._integers import lazy, weight_scale, with_room_for_bias
-from ._match import require, text
-from ._regions import is_weight, layer_name, require_quantizable
+from ._match import producer, require, text
+from ._regions import is_kept, is_weight, layer_name, require_quantizable
 
 _PRODUCTS = ("Gemm", "MatMul")
 _SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
@@ -24,7 +25,8 @@ class QuantizeDynamic(Pass):
     ONNX Runtime makes DynamicQuantizeMatMul of it, or MatMulIntegerToFloat where several products share an activation,
     with the bias that is added to it. A Gemm's bias becomes an Add. What comes out of an activation function is first
     divided by the greatest magnitude of each of its rows, and the product multiplied by it: a token with outliers would
-    take the precision of all others.
+    take the precision of all others. An embedding whose table a product shares (MatMul(x, Transpose(table))) picks from
+    the product's integers.
 
     In no preset: what it gives is not what the model computes; `--dynamic` of planc runs it.
 
@@ -44,7 +46,10 @@ class QuantizeDynamic(Pass):
         writer = _Writer(model, self)
         for node in chosen:
             writer.write(node)
+        turned = dict.fromkeys(producer(node.inputs[1], "Transpose") for node in chosen)
         model.graph.remove(chosen, safe=True)
+        model.graph.remove([node for node in turned if node is not None and not node.outputs[0].uses()], safe=True)
+        writer.share()
         return ir.passes.PassResult(model, modified=bool(chosen))
 
     def products(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
@@ -54,11 +59,10 @@ class QuantizeDynamic(Pass):
             if node.domain == "" and node.op_type in _PRODUCTS:
                 try:
                     require_quantizable(node, self.keep, opset)
-                    weight = node.inputs[1]
-                    require(is_weight(weight), f"its right side {text(weight)} is no constant")
+                    weight, _ = _weight_of(node)
+                    require(weight is not None, f"its right side {text(node.inputs[1])} is no constant")
                     assert weight is not None
-                    assert weight.shape is not None
-                    require(len(weight.shape) == 2, f"its weight {text(weight)} is no matrix")
+                    require(rank(weight) == 2, f"its weight {text(weight)} is no matrix")
                 except Miss as miss:
                     yield node, str(miss)
                 else:
@@ -82,14 +86,13 @@ class _Writer:
 
     def write(self, node: ir.Node) -> None:
         """Replaces all uses of a product's output."""
-        left, right, bias = [*node.inputs, None][:3]
+        left, _, bias = [*node.inputs, None][:3]
         assert left is not None
-        assert right is not None
         output = node.outputs[0]
         name = output.name or layer_name(node)
         quantized, rows = self._activation(node, left)
         whole, scale, zero = quantized.outputs
-        weight, weight_scales, weight_zero = self._weight(node, right)
+        weight, weight_scales, weight_zero = self._weight(node)
         product = ir.node("MatMulInteger", [whole, weight, zero, weight_zero], name=f"{name}_MatMulInteger")
         cast = ir.node("Cast", [product.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_Cast")
         scales = ir.node("Mul", [scale, weight_scales], name=f"{name}_scales")
@@ -149,36 +152,51 @@ class _Writer:
         self.graph.insert_before(node, [magnitude, most, rows, result])
         return result.outputs[0], rows.outputs[0]
 
-    def _weight(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Integers [inner, channels], scales [channels] and zero points [channels] of a weight."""
-        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        value, transposed = _weight_of(node)
+        assert value is not None
         if (value, transposed) not in self.weights:
-            tensor, axis = value.const_value, 0 if transposed else 1
+            tensor, axis, bits = value.const_value, 0 if transposed else 1, self.options.weight_bits
             assert tensor is not None
-            bits = self.options.weight_bits
             scale = with_room_for_bias(weight_scale(tensor, axis, bits), None, 1.0)
             whole = lazy(tensor, scale, axis, bits, f"{value.name}_quantized", transposed=transposed)
-            made = ir.Value(
-                name=whole.name, type=ir.TensorType(whole.dtype), shape=ir.Shape(whole.shape.numpy()), const_value=whole
-            )
             scales = self._constant(f"{value.name}_scale", scale)
             zeros = self._constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))
-            self.weights[value, transposed] = self._register(made), scales, zeros
+            self.weights[value, transposed] = new_lazy(self.graph, whole), scales, zeros
         return self.weights[value, transposed]
+
+    def share(self) -> None:
+        """Lets the embeddings whose table a projection shares pick from its integers: rows are its channels."""
+        for (table, transposed), (whole, scales, _) in self.weights.items():
+            lookups = [use.node for use in table.uses() if transposed and is_lookup(use.node, self.graph)]
+            for node in dict.fromkeys(lookups):
+                ids = node.inputs[1]
+                known = node.inputs[0] is table and ids is not None and rank(ids) is not None
+                if known and not is_kept(node, self.options.keep):
+                    look_up(node, whole, scales, columns=True)
 
     def _constant(self, name: str, array: np.ndarray) -> ir.Value:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
-            self.constants[key] = self._register(free_constant(name, np.asarray(array)))
+            self.constants[key] = new_constant(self.graph, name, array)
         return self.constants[key]
 
-    def _register(self, value: ir.Value) -> ir.Value:
-        name, count = value.name, 0
-        while value.name in self.graph.initializers:
-            count += 1
-            value.name = f"{name}_{count}"
-        self.graph.register_initializer(value)
-        return value
+
+def _weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
+    """The constant matrix that a product multiplies by, and whether by its transpose; None where there is none."""
+    right = node.inputs[1]
+    if is_weight(right):
+        return right, node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+    turned = producer(right, "Transpose")
+    if node.op_type != "MatMul" or turned is None or turned.graph is not node.graph or not is_weight(turned.inputs[0]):
+        return None, False
+    table = turned.inputs[0]
+    return (table, True) if table is not None and rank(table) == 2 and _swaps(turned) else (None, False)
+
+
+def _swaps(node: ir.Node) -> bool:
+    return tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
 
 
 def _describe(made: ir.Node, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
