@@ -112,7 +112,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         UsageError: `keep` names no node of the graph.
         BuildFailed: no product can be quantized.
     """
-    from ..passes import StripMetadata, check, signature
+    from ..passes import RemoveUnused, StripMetadata, check, signature
     from . import effect, storage
 
     model = storage.load(graph)
@@ -129,6 +129,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         layers = list(_layers(model, inserting, how, table, smoothed))
         inserting(model)
     layers += _quantize_embeddings(model, how)
+    RemoveUnused()(model)  # the weights in floating point
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if "int8" not in counts:

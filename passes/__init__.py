@@ -50,6 +50,7 @@ __all__ = [
     "Pass",
     "QuantizeDynamic",
     "QuantizeEmbeddings",
+    "RemoveUnused",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
