@@ -21,7 +21,7 @@ _MODEL_HELP = (
 )
 
 _METHOD = "mse"
-_SMOOTHING = 0.5
+_SMOOTHING = 0.7
 _INTERRUPTED = 130
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -1,6 +1,5 @@
 """Calibration: runs the FP32 graph on real data, one sample at a time, and keeps what its tensors hold."""
 
-import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..calibration import dataset
-from . import files, user_code
+from . import user_code
 from .errors import BuildFailed, UsageError, one_line, words_of
 from .recipe import NO_DATA, Calibration
 from .shapes import Dim, TensorSpec
@@ -108,6 +107,7 @@ def measure(
         source_digest=data.tally.digest() if wanted.data else "",
         model_digest=digest,
         channels=channels,
+        whole=channelled,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
     )
     for name, count in made.non_finite.items():
         raise UsageError(
@@ -118,10 +118,18 @@ def measure(
 
 
 def _digest(graph: Path) -> str:
-    """Of the graph with its weights, which lie beside it where they are large."""
-    whole = hashlib.sha256()
-    for path in sorted(graph.parent.glob(f"{glob.escape(graph.name)}*")):
-        whole.update(f"{path.suffix} {files.digest(path)}\n".encode())
+    """Of the graph and the content of its weights, wherever they lie."""
+    from . import storage
+
+    proto, _ = storage.load_light(graph)
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("external_data")
+        tensor.ClearField("raw_data")
+    whole = hashlib.sha256(proto.SerializeToString(deterministic=True))
+    for name, value in sorted(storage.load(graph).graph.initializers.items()):
+        if value.const_value is not None:
+            whole.update(f"{name}\n".encode())
+            whole.update(value.const_value.tobytes())
     return whole.hexdigest()
 
 
@@ -156,7 +164,8 @@ def _observed(graph: Path) -> tuple[list[str], set[str]]:
     from . import storage
 
     model = storage.load(graph)
-    return observed(model), channelled(model)
+    known = channelled(model)
+    return list(dict.fromkeys((*observed(model), *sorted(known)))), known
 
 
 def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:

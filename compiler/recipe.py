@@ -102,7 +102,7 @@ class Quantization:
 
     calibration: Calibration = Calibration()
     keep: tuple[str, ...] = ()
-    smoothing: float = 0.5
+    smoothing: float = 0.7
     guard: Guard = Guard()
 
 

@@ -33,7 +33,7 @@ class SmoothActivations(Pass):
     """
 
     extremes: tuple[tuple[str, tuple[float, ...]], ...] = ()
-    strength: float = 0.5
+    strength: float = 0.7
     keep: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -97,7 +97,7 @@ def _takes(node: ir.Node, value: ir.Value, channels: int) -> bool:
     if weight is None or weight.const_value is None or weight.is_graph_input() or len(weight.uses()) != 1:
         return False
     shape = weight.const_value.shape.numpy()
-    plain = not bool(node.attributes.get_int("transA", 0))
+    plain = not node.attributes.get_int("transA", 0)
     return plain and weight.dtype is ir.DataType.FLOAT and len(shape) == 2 and shape[_row_axis(node)] == channels
 
 
