@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .worker import Emit
 
 if TYPE_CHECKING:
     from ..calibration.table import RangeTable
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
@@ -91,9 +95,9 @@ def measure(
     source = iter(data) if wanted.data else _random(wanted, specs, dims, emit)
     first = None
     run = _watcher(graph, names)
-    for feed in source:
+    for feed, arrays in _ahead(run, source):
         first = first or feed
-        for name, array in zip(names, run(feed), strict=True):
+        for name, array in zip(names, arrays, strict=True):
             observers[name].update(array)
             if name in channelled:
                 _widen(channels, name, array)
@@ -166,6 +170,19 @@ def _observed(graph: Path) -> tuple[list[str], set[str]]:
     model = storage.load(graph)
     known = channelled(model)
     return list(dict.fromkeys((*observed(model), *sorted(known)))), known
+
+
+def _ahead(run: Callable[[T], V], source: Iterator[T]) -> Iterator[tuple[T, V]]:
+    """Yields each item with its result; the next one is computed meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[T, Future[V]] | None = None
+        for item in source:
+            coming = item, pool.submit(run, item)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
