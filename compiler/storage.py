@@ -132,9 +132,14 @@ def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
 
 
 def drop_shapes(proto: "onnx.ModelProto") -> None:
-    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
-    for index, graph in enumerate(protos.graphs(proto)):  # the main graph is the first
-        inner = graph.output if index else ()
+    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones.
+
+    What the body of a Loop or Scan is given is such a value, too, but for the two scalars that a Loop begins with: of
+    these ONNX Runtime makes tensors of the stated shape.
+    """
+    for node, graph in ((None, proto.graph), *protos.bodies(proto)):
+        given = graph.input[2 if node is not None and node.op_type == "Loop" else 0 :]
+        inner = (*given, *graph.output) if node is not None else ()
         stored = {tensor.name for tensor in graph.initializer}
         for value in (*graph.value_info, *inner):
             if value.name not in stored and value.type.HasField("tensor_type"):

@@ -283,6 +283,38 @@ def test_outputs_keep_the_names_of_their_sizes(onnx_file: Callable[..., Path], t
     assert [str(value.shape) for value in ir.load(out).graph.outputs] == ["[rows,cols]", "[left,1,4]"]
 
 
+CARRIED = {
+    "Loop": """<ir_version: 10, opset_import: ["": 21]>
+    g (float[n,3] x, float[t,n,3] s) => (float[rows,columns] y) <int64 trips = {3}> {
+      y = Loop(trips, , x) <
+        body = b (int64 i, bool c, float[1,3] v) => (bool d, float[1,3] w) {
+          d = Identity(c) e = Shape(v) f = Cast<to=1>(e) h = ReduceSum<keepdims=0>(f) w = Add(v, h)
+        }
+      >
+    }""",
+    "Scan": """<ir_version: 10, opset_import: ["": 21]>
+    g (float[n,3] x, float[t,n,3] s) => (float y, float[t] z) <float zero = {0}> {
+      y, z = Scan(zero, s) <
+        num_scan_inputs = 1, body = b (float v, float[1,3] u) => (float w, float k) {
+          e = Shape(u) f = Cast<to=1>(e) k = ReduceSum<keepdims=0>(f) w = Add(v, k)
+        }
+      >
+    }""",
+}
+"""Made dynamic by hand: the bodies still tell the old sizes of what they are given."""
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_what_a_body_states_of_its_inputs_is_not_believed(
+    name: str, onnx_file: Callable[..., Path], infer: Callable[..., list[np.ndarray]], tmp_path: Path
+) -> None:
+    source, out = onnx_file(tmp_path / "in.onnx", CARRIED[name]), tmp_path / "out.onnx"
+    optimize.optimize(source, out, optimize.Recipe(embed=True), limits=LIMITS)
+    feeds = {"x": np.ones((4, 3), np.float32), "s": np.ones((2, 4, 3), np.float32)}
+    for expected, found in zip(infer(source, **feeds), infer(out, **feeds), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_large_weights_are_not_loaded(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     """Tensors in a file beside the model stay there while the passes run, and tied ones stay one."""
     text = """<ir_version: 10, opset_import: ["": 20]>
