@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,25 @@ def test_a_failing_pass_is_left_out_and_the_others_run(bad: Pass, source: Path) 
     assert bad.name not in {one["name"] for one in done}
     assert "BatchNormalization" not in {node.op_type for node in model.graph}
     assert [value.name for value in model.graph.outputs] == ["y"]
+
+
+@dataclass(frozen=True)
+class ExplainsNothing(RemoveUnused):
+    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+        yield model.graph.node(0), "the first"
+        raise ValueError("cannot say why")
+
+
+def test_a_failing_explanation_costs_nothing_else(source: Path) -> None:
+    told: list[tuple[str, Any]] = []
+    one = ExplainsNothing()
+    _, done, left_out = optimize.apply(
+        lambda: ir.load(source), [one], strict=True, explain=[one.name], emit=lambda *event: told.append(event)
+    )
+    assert [step["name"] for step in done] == [one.name]
+    assert "near_misses" not in done[0]
+    assert not left_out
+    assert ("note", "the pass explains-nothing cannot be explained: ValueError: cannot say why") in told
 
 
 def test_strict_makes_it_an_error(source: Path) -> None:
