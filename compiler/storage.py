@@ -321,12 +321,18 @@ def _read_others(model: ir.Model) -> None:
     for graph in all_graphs(model):
         if isinstance(graph, ir.Graph) and graph is not model.graph:
             for value in graph.initializers.values():
-                if isinstance(value.const_value, ir.ExternalTensor):
-                    value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+                if value.const_value is not None:
+                    value.const_value = _in_memory(value.const_value)
     for node in all_nodes(model):
         for name, attribute in list(node.attributes.items()):
             if attribute.type is ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-                node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
+                node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+            elif attribute.type is ir.AttributeType.TENSORS and not attribute.is_ref():
+                node.attributes[name] = ir.AttrTensors(name, [_in_memory(tensor) for tensor in attribute.value])
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy(), name=tensor.name) if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
 def _elsewhere(tensor: ir.TensorProtocol, name: str, location: str, offset: int | None) -> ir.ExternalTensor:

@@ -200,3 +200,23 @@ def test_external_data_in_a_function_lies_beside_the_model(tmp_path: Path, monke
     storage.save_whole(storage.load(place / "g.onnx"), tmp_path / "o.onnx")
     made = reference.runner(tmp_path / "o.onnx")({"x": np.zeros(4, np.float32)})["y"]
     np.testing.assert_array_equal(made, np.arange(4))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_external_data_in_an_operator_of_somebody_else_is_taken_along(name: str, tmp_path: Path) -> None:
+    tensors = [TensorProto(name=name, data_type=1, dims=[4], data_location=1) for name in ("v", "w")]
+    for at, tensor in enumerate(tensors):
+        for key, value in (("location", "w.bin"), ("offset", 16 * at), ("length", 16)):
+            tensor.external_data.add(key=key, value=str(value))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y")]
+    node = helper.make_node("Table", ["x"], ["y"], domain="own", rows=tensors)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]), opset_imports=opsets, ir_version=9)
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "g.onnx").write_bytes(model.SerializeToString())
+    (place / "w.bin").write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    WRITERS[name](storage.load(place / "g.onnx"), tmp_path / "o.onnx")
+    (made,) = onnx.load(tmp_path / "o.onnx").graph.node[0].attribute
+    assert [tensor.name for tensor in made.tensors] == ["v", "w"]
+    np.testing.assert_array_equal([numpy_helper.to_array(one) for one in made.tensors], np.arange(8).reshape(2, 4))
