@@ -168,7 +168,8 @@ def save(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    beside = path.with_name(f"{path.name}.data")
+    _require_unread(model, path)
+    beside = _beside(model, path)
     with _large_weights(model, path.parent) as weights:
         places = _lay_out(weights, beside.name)
         if places:
@@ -184,7 +185,8 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    draft = path.with_name(f"{path.name}.data")
+    _require_unread(model, path)
+    draft = _beside(model, path)
     with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
         sums = side.map(_checksum, list(weights.values()))
         _write_all(_lay_out(weights, draft.name), draft)
@@ -194,6 +196,23 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
         _lay_out(weights, name)
         path.write_bytes(ir.to_proto(model).SerializeToString())
         draft.replace(path.with_name(name))
+
+
+def _beside(model: ir.Model, path: Path) -> Path:
+    """Returns the file that takes the weights of `path`: one that none of them is read from."""
+    read = _files(model)
+    names = (f"{path.name}{f'.{count}' if count else ''}.data" for count in range(len(read) + 1))
+    return next(one for name in names if (one := path.with_name(name)).resolve() not in read)
+
+
+def _require_unread(model: ir.Model, path: Path) -> None:
+    """Raises OSError where weights are read from `path` itself: they would be gone before they are copied."""
+    if path.resolve() in _files(model):
+        raise OSError(errno.EBUSY, "the weights are read from the file that is written", str(path))
+
+
+def _files(model: ir.Model) -> set[Path]:
+    return {Path(tensor.path).resolve() for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
 
 
 def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> None:
@@ -255,6 +274,7 @@ def save_whole(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    _require_unread(model, path)
     with _large_weights(model) as weights, path.open("wb", buffering=_CHUNK) as file:
         for part in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
             for chunk in (part,) if isinstance(part, bytes) else _chunks(part):

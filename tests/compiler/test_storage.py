@@ -103,6 +103,26 @@ def test_weights_of_the_same_folder_stay_where_they_are(file: Path, tmp_path: Pa
     assert str(tmp_path).encode() not in second.read_bytes()
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_weights_are_not_written_over_those_that_are_read(name: str, file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "g.onnx"
+    storage.save(storage.load(file), path)
+    model = storage.load(path)
+    model.graph.initializers["half"].const_value = ir.tensor(2 * ARRAYS["half"], name="half")
+    WRITERS[name](model, path)
+    expected = _arrays(file) | {"half": repr((2 * ARRAYS["half"]).tolist()).encode()}
+    assert _arrays(path) == expected
+    WRITERS[name](model, path)
+    assert _arrays(path) == expected
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_is_not_written_over_while_its_weights_are_read(name: str, file: Path) -> None:
+    with pytest.raises(OSError, match="read from the file that is written"):
+        WRITERS[name](storage.load(file), file)
+    assert _arrays(file)["float"] == repr(ARRAYS["float"].tolist()).encode()
+
+
 def test_the_name_of_the_data_tells_its_content(file: Path, tmp_path: Path) -> None:
     model = storage.load(file)
     storage.save_named_by_content(model, tmp_path / "g.onnx")
