@@ -490,7 +490,7 @@ def _check(source: Path, inputs: list[str], dims: list[str], data: Path | None, 
     from .compiler import recipe
     from .compiler.parity import Check
 
-    return Check(recipe.source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
+    return Check(recipe.onnx_source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
 
 
 def _print_json(document: dict[str, Any]) -> None:
