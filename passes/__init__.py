@@ -18,6 +18,7 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .fuse_rms_norm import FuseRmsNorm
+from .group_queries import GroupQueries
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .inline_if import InlineIf
@@ -65,6 +66,7 @@ _ORDER: tuple[Pass, ...] = (
     RemoveNoops(),
     SimplifyAttention(),
     RemoveUnused(),  # what is dead uses the middle of chains, too
+    GroupQueries(),
     MergeChains(),
     PushTransposes(),
     RemoveNoops(),

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import constant, new_constant
-from ._shapes import Size, broadcast, keep, refine, sizes_of
+from ._shapes import Size, added, broadcast, keep, own, refine, sizes_of
 from ._walk import all_graphs
 
 _MOST_SIZES = 64
@@ -89,8 +89,7 @@ def _fold_reshape(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size
             return False
         wanted = [have[axis] if size == 0 and axis < len(have) else size for axis, size in enumerate(wanted)]
     solved = _solve(have, wanted)
-    if -1 not in solved:
-        keep(output, solved)
+    keep(output, [own(output, axis) if size == -1 else size for axis, size in enumerate(solved)])
     result = _sizes(data, known)
     if result is not None and len(solved) == 1:
         known[output] = result
@@ -244,6 +243,15 @@ def _arithmetic(action: Callable[[int, int], int]) -> Callable[[ir.Node, Operand
     return rule
 
 
+def _add(node: ir.Node, operands: Operands) -> list[Size] | None:
+    """One sum may have names: that of past and new tokens."""
+    left, right = operands
+    if left and right and len(left) == len(right) == 1 and any(isinstance(size, str) for size in (*left, *right)):
+        total = added([*left, *right])
+        return None if total is None else [total]
+    return _sum(node, operands)
+
+
 def _divide(node: ir.Node, operands: Operands) -> list[Size] | None:
     """ONNX rounds towards zero, Python down."""
     if any(not isinstance(size, int) or size < 0 for one in operands for size in one or ()) or 0 in (
@@ -261,9 +269,10 @@ def _range(_node: ir.Node, operands: Operands) -> list[Size] | None:
     return list(found) if 0 < len(found) <= _MOST_SIZES else None
 
 
+_sum = _arithmetic(lambda one, other: one + other)
 _quotient = _arithmetic(lambda one, other: one // other)
 _RULES: dict[str, Callable[[ir.Node, Operands], list[Size] | None]] = {
-    "Add": _arithmetic(lambda one, other: one + other),
+    "Add": _add,
     "Cast": _cast,
     "Concat": _concat,
     "Div": _divide,
