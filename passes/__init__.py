@@ -18,6 +18,7 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .fuse_rms_norm import FuseRmsNorm
+from .fuse_rotary import FuseRotary
 from .group_queries import GroupQueries
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
@@ -95,7 +96,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(),)
+EXTRA: tuple[Pass, ...] = (FuseAttention(), FuseRotary())
 """Passes of no preset, for --pass; their docstrings say why."""
 
 
