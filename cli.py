@@ -262,8 +262,10 @@ def optimize(
     for name in explain:
         for one in report.explained.get(name, ()):
             print(f"{name}: no match at {one['origin'] or one['node']} ({one['op']}): {one['reason']}")
-        if not report.explained.get(name):
-            print(f"{name}: {'nothing left to match' if name in report.explained else 'did not run'}")
+        if name in report.explained and not report.explained[name]:
+            print(f"{name}: nothing left to match")
+        if name not in report.explained:
+            print(f"{name}: {'not explained' if any(one['name'] == name for one in report.passes) else 'did not run'}")
     if report.checked:
         print(f"checked at {'; '.join(report.checked['points'])}: off by {report.checked['max_abs']:.3g} at most")
 
@@ -611,7 +613,7 @@ def _check(source: Path, inputs: list[str], dims: list[str], data: Path | None, 
     from .compiler import recipe
     from .compiler.parity import Check
 
-    return Check(recipe.source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
+    return Check(recipe.onnx_source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
 
 
 def _print_json(document: dict[str, Any]) -> None:

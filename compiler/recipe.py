@@ -150,10 +150,6 @@ def source(
     """
     from .files import require_file
 
-    parsed = tuple(shapes.parse_input(text) for text in inputs)
-    sizes = tuple(shapes.parse_dim(text) for text in dims)
-    if parsed:
-        shapes.check_dims(parsed, sizes)
     path, colon, function = model.rpartition(":")
     if model.endswith((".onnx", ".pt2", ".pt", ".pth")):
         require_file(Path(model))
@@ -171,10 +167,27 @@ def source(
         )
     if weights is not None and ":" not in model and not model.endswith((".pt", ".pth")):
         raise UsageError(f"--weights does not go with {model}, which has weights", hint="Leave --weights out")
-    for file in (weights, data):
-        if file is not None:
-            require_file(file)
-    return Source(model, parsed, sizes, weights, data, trust_pickle)
+    if weights is not None:
+        require_file(weights)
+    known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    return replace(known, weights=weights, trust_pickle=trust_pickle)
+
+
+def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = (), data: Path | None = None) -> Source:
+    """Checks the words that say what an ONNX file, whatever its name, runs on.
+
+    Raises:
+        UsageError: a shape does not parse, a dimension has no sizes, or the data is missing.
+    """
+    from .files import require_file
+
+    parsed = tuple(shapes.parse_input(text) for text in inputs)
+    sizes = tuple(shapes.parse_dim(text) for text in dims)
+    if parsed:
+        shapes.check_dims(parsed, sizes)
+    if data is not None:
+        require_file(data)
+    return Source(path, parsed, sizes, data=data)
 
 
 def job(

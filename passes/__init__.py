@@ -20,6 +20,8 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .fuse_rms_norm import FuseRmsNorm
+from .fuse_rotary import FuseRotary
+from .group_queries import GroupQueries
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .inline_if import InlineIf
@@ -78,6 +80,7 @@ _ORDER: tuple[Pass, ...] = (
     RemoveNoops(),
     SimplifyAttention(),
     RemoveUnused(),  # what is dead uses the middle of chains, too
+    GroupQueries(),
     MergeChains(),
     PushTransposes(),
     RemoveNoops(),
@@ -106,7 +109,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(), InsertQdq(), SmoothActivations())
+EXTRA: tuple[Pass, ...] = (FuseAttention(), FuseRotary(), InsertQdq(), SmoothActivations())
 """Passes of no preset, for --pass; their docstrings say why."""
 
 

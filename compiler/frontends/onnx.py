@@ -163,16 +163,16 @@ def _check_calls(path: Path, proto: "onnx.ModelProto") -> None:
     Every library that inlines them overflows its stack with the first, and its memory with the second: 40 functions
     that call the next one twice are 10^12 nodes.
     """
-    functions = {(function.domain, function.name): function for function in proto.functions}
+    functions = {(one.domain, one.name, one.overload): one for one in proto.functions}
     if not functions:
         return
 
-    def called(nodes: "Iterable[onnx.NodeProto]") -> tuple[int, list[tuple[str, str]]]:
-        names = [(node.domain, node.op_type) for node in protos.nodes_in(nodes)]
+    def called(nodes: "Iterable[onnx.NodeProto]") -> tuple[int, list[tuple[str, str, str]]]:
+        names = [(node.domain, node.op_type, node.overload) for node in protos.nodes_in(nodes)]
         return len(names), [name for name in names if name in functions]
 
     own = {key: called(function.node) for key, function in functions.items()}
-    unfolded: dict[tuple[str, str], int] = {}
+    unfolded: dict[tuple[str, str, str], int] = {}
     for root in functions:
         trail, pending = [root], [iter(own[root][1])]
         while pending:
