@@ -1,8 +1,10 @@
 """Which nodes run in INT8: the products that may, and what stands between them and can carry INT8 through."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -10,6 +12,7 @@ from ._base import ORIGIN, Miss
 from ._match import require, text
 from ._schemes import Scheme
 
+NOTHING: Mapping[ir.Node, str] = MappingProxyType({})
 _QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -30,7 +33,9 @@ class Regions:
     source: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
 
-def regions(graph: ir.Graph, scheme: Scheme, keep: tuple[str, ...], opset: int) -> Regions:
+def regions(
+    graph: ir.Graph, scheme: Scheme, keep: tuple[str, ...], opset: int, without: Mapping[ir.Node, str] = NOTHING
+) -> Regions:
     """Chooses what is quantized in the main graph, in time linear in its size.
 
     Args:
@@ -38,18 +43,23 @@ def regions(graph: ir.Graph, scheme: Scheme, keep: tuple[str, ...], opset: int) 
         scheme: of the target.
         keep: names, PyTorch module paths or globs of nodes that stay in floating point.
         opset: of the graph.
+        without: nodes that stay in floating point, too, and why.
     """
     found, nodes = Regions(), list(graph)
     for node in nodes:
         if node.op_type in scheme.products and node.domain == "":
             try:
-                _check(node, keep, opset)
+                require(node not in without, without.get(node, ""))
+                require(not is_kept(node, keep), "kept in floating point by name")
+                require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
+                _check(node, scheme)
             except Miss as miss:
                 found.refused[node] = str(miss)
             else:
                 found.nodes[node] = None
     wanted = _wanted(nodes, scheme, found)
-    _carry(nodes, scheme, found, wanted, keep)
+    staying = {node for node in nodes if node in without or is_kept(node, keep)}
+    _carry(nodes, scheme, found, wanted, staying)
     return found
 
 
@@ -94,31 +104,45 @@ def absorbed(value: ir.Value, scheme: Scheme) -> ir.Value:
     return node.outputs[0]
 
 
-def _check(node: ir.Node, keep: tuple[str, ...], opset: int) -> None:
+def _check(node: ir.Node, scheme: Scheme) -> None:
     """Checks that a product can be quantized.
 
     Raises:
-        Miss: it cannot, or shall not.
+        Miss: it cannot.
     """
-    require(not is_kept(node, keep), "kept in floating point by name")
-    inputs = [*node.inputs, None][:3]
-    require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
-    for value in inputs[:2]:
+    left, right, bias = [*node.inputs, None][:3]
+    for value in (left, right):
         require(value is not None and value.dtype is ir.DataType.FLOAT, f"{text(value)} is not float32")
-        producer = value.producer() if value is not None else None
-        require(producer is None or producer.op_type not in _QUANTIZING, "it has Q/DQ of its own")
-    left, right, bias = inputs
+        require(not _is_quantized(value, scheme), "it has Q/DQ of its own")
     require(not is_weight(left), f"its left side {text(left)} is a constant")
     require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
     if node.op_type == "MatMul" and not is_weight(right):
         return
     require(is_weight(right), f"its weight {text(right)} is no constant")
     assert right is not None
-    require(right.shape is not None and len(right.shape) >= 2, f"its weight {text(right)} is no matrix")
+    assert right.const_value is not None
+    shape = right.const_value.shape.numpy()
+    require(len(shape) >= 2, f"its weight {text(right)} is no matrix")
     if node.op_type == "Gemm":
         factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
         require(factors == [1.0, 1.0], f"its factors are {factors[0]:g} and {factors[1]:g}")
         require(not node.attributes.get_int("transA", 0), "its left side is transposed")
+        if bias is not None and scheme.integer_bias:
+            assert bias.const_value is not None
+            sizes, columns = bias.const_value.shape.numpy(), shape[0 if node.attributes.get_int("transB", 0) else 1]
+            plain = math.prod(sizes) == 1 or (math.prod(sizes) == columns == sizes[-1])
+            require(plain, f"its bias {text(bias)} is not one number per column")
+
+
+def _is_quantized(value: ir.Value | None, scheme: Scheme) -> bool:
+    """Whether a value comes out of DequantizeLinear, maybe moved."""
+    while value is not None and (maker := value.producer()) is not None and maker.domain == "":
+        if maker.op_type in _QUANTIZING:
+            return True
+        if maker.op_type not in scheme.moves:
+            return False
+        value = maker.inputs[0]
+    return False
 
 
 def _wanted(nodes: list[ir.Node], scheme: Scheme, found: Regions) -> dict[ir.Value, bool]:
@@ -142,7 +166,7 @@ def _wanted(nodes: list[ir.Node], scheme: Scheme, found: Regions) -> dict[ir.Val
 
 
 def _carry(
-    nodes: list[ir.Node], scheme: Scheme, found: Regions, wanted: Mapping[ir.Value, bool], keep: tuple[str, ...]
+    nodes: list[ir.Node], scheme: Scheme, found: Regions, wanted: Mapping[ir.Value, bool], staying: set[ir.Node]
 ) -> None:
     """Goes down through the graph: what is there in INT8, which operators it runs through, where pairs stand."""
     there = {value for value, only_moves in wanted.items() if only_moves and not _is_moved(value, scheme, wanted)}
@@ -157,7 +181,7 @@ def _carry(
             there.add(result)
             if node.op_type in scheme.outputs:
                 found.values[result] = True
-        elif is_kept(node, keep):
+        elif node in staying:
             continue
         elif node.op_type in scheme.moves and output in wanted and node.inputs[0] in there and _is_plain(node):
             source = node.inputs[0]
