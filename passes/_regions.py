@@ -1,7 +1,7 @@
 """Which nodes run in INT8: the products that may, and what stands between them and can carry INT8 through."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -9,6 +9,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from ._base import ORIGIN, Miss
+from ._constants import scalar
 from ._match import require, text
 from ._schemes import Scheme
 
@@ -25,12 +26,14 @@ class Regions:
         refused: products that do not, and why.
         values: tensors with a Q/DQ pair, in order -> whether all their users get the pair's output, or only INT8 ones.
         source: tensor -> the one whose scale it shares.
+        signed: those of `values` that an operator wants symmetric about zero.
     """
 
     nodes: dict[ir.Node, None] = field(default_factory=dict)
     refused: dict[ir.Node, str] = field(default_factory=dict)
     values: dict[ir.Value, bool] = field(default_factory=dict)
     source: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    signed: set[ir.Value] = field(default_factory=set)
 
 
 def regions(
@@ -79,11 +82,33 @@ def layer_name(node: ir.Node) -> str:
     return node.name or next((value.name for value in node.outputs if value.name), "")
 
 
-def operands(node: ir.Node, op_type: str = "") -> list[ir.Value]:
+def operands(node: ir.Node) -> list[ir.Value]:
     """Returns the inputs of a node that are activations: floats that are computed or given."""
-    kind = op_type or node.op_type
-    most = {"Concat": len(node.inputs), "Add": 2, "MatMul": 2, "Gemm": 2, "Conv": 2, "ConvTranspose": 2}.get(kind, 1)
-    return [value for value in node.inputs[:most] if value is not None and not is_weight(value)]
+    return [value for value in _candidates(node) if value is not None and not is_weight(value)]
+
+
+def _candidates(node: ir.Node) -> Sequence[ir.Value | None]:
+    two = node.op_type in ("Add", "Conv", "ConvTranspose", "Gemm", "MatMul")
+    return node.inputs if node.op_type == "Concat" else node.inputs[: 2 if two else 1]
+
+
+def bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Returns where the bias of a product stands: which input of which node; for a MatMul that of the Add behind it."""
+    if node.op_type != "MatMul":
+        return (node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    output = node.outputs[0]
+    if len(output.uses()) != 1 or output.is_graph_output():
+        return None
+    (use,) = output.uses()
+    add, weight = use.node, node.inputs[1]
+    if add.op_type != "Add" or add.domain != "" or add.graph is not node.graph or not is_weight(weight):
+        return None
+    bias = add.inputs[1 - use.idx]
+    if bias is None or not is_weight(bias) or bias.const_value is None or weight is None or weight.const_value is None:
+        return None
+    sizes, columns = bias.const_value.shape.numpy(), weight.const_value.shape.numpy()[-1]
+    plain = len(weight.const_value.shape) == 2 and bias.dtype is ir.DataType.FLOAT and sizes == (columns,)
+    return (add, 1 - use.idx) if plain else None
 
 
 def is_weight(value: ir.Value | None) -> bool:
@@ -117,6 +142,7 @@ def _check(node: ir.Node, scheme: Scheme) -> None:
     require(not is_weight(left), f"its left side {text(left)} is a constant")
     require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
     if node.op_type == "MatMul" and not is_weight(right):
+        require(scheme.both_computed, "it multiplies two activations, which the target does no faster in INT8")
         return
     require(is_weight(right), f"its weight {text(right)} is no constant")
     assert right is not None
@@ -129,7 +155,10 @@ def _check(node: ir.Node, scheme: Scheme) -> None:
         require(not node.attributes.get_int("transA", 0), "its left side is transposed")
         if bias is not None and scheme.integer_bias:
             assert bias.const_value is not None
-            sizes, columns = bias.const_value.shape.numpy(), shape[0 if node.attributes.get_int("transB", 0) else 1]
+            sizes, columns = (
+                bias.const_value.shape.numpy(),
+                shape[0 if node.attributes.get_int("transB", 0) == 1 else 1],
+            )
             plain = math.prod(sizes) == 1 or (math.prod(sizes) == columns == sizes[-1])
             require(plain, f"its bias {text(bias)} is not one number per column")
 
@@ -177,6 +206,8 @@ def _carry(
         if node in found.nodes:
             for value in operands(node):
                 _pair(found, value)
+                if node.op_type in scheme.signed:
+                    found.signed.add(found.source.get(value, value))
             result = absorbed(output, scheme)
             there.add(result)
             if node.op_type in scheme.outputs:
@@ -194,7 +225,7 @@ def _carry(
                 found.values.setdefault(output, True)
         elif node.op_type in scheme.joined and (result := absorbed(output, scheme)) in wanted:
             inputs = operands(node)
-            if len(inputs) < sum(value is not None for value in node.inputs) or not set(inputs) <= there:
+            if not set(inputs) <= there or not _joins(node, inputs, scheme):
                 continue
             found.nodes[node] = None
             for value in inputs:
@@ -202,6 +233,16 @@ def _carry(
             there.add(result)
             if node.op_type in scheme.outputs:
                 found.values[result] = True
+
+
+def _joins(node: ir.Node, inputs: Sequence[ir.Value], scheme: Scheme) -> bool:
+    """Whether an operator has only activations where it could, and a kernel."""
+    if len(inputs) < sum(value is not None for value in _candidates(node)):
+        return False
+    if node.op_type == "AveragePool" and not scheme.pads_with_zero_point:
+        padded = any(node.attributes.get_ints("pads", ())) or "SAME" in node.attributes.get_string("auto_pad", "")
+        return not (padded and node.attributes.get_int("count_include_pad", 0))
+    return node.op_type != "ReduceMean" or len(node.inputs) < 2 or is_weight(node.inputs[1])
 
 
 def _pair(found: Regions, value: ir.Value) -> None:
@@ -219,6 +260,11 @@ def _is_moved(value: ir.Value, scheme: Scheme, wanted: Mapping[ir.Value, bool]) 
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether a move gives out one float tensor."""
+    """Whether a move gives out one float tensor, and what it adds is zero, which each scale has."""
     first = node.inputs[0]
-    return len(node.outputs) == 1 and first is not None and first.dtype is ir.DataType.FLOAT and not is_weight(first)
+    if len(node.outputs) != 1 or first is None or first.dtype is not ir.DataType.FLOAT or is_weight(first):
+        return False
+    if node.op_type != "Pad":
+        return True
+    number = node.inputs[2] if len(node.inputs) > 2 else None
+    return node.attributes.get_string("mode", "constant") == "constant" and (number is None or scalar(number) == 0)

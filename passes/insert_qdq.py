@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -9,9 +10,10 @@ import onnx_ir as ir
 from ._base import ORIGIN, Pass
 from ._constants import free_constant
 from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, absorbed, is_weight, operands, regions
+from ._regions import Regions, absorbed, bias_of, is_weight, operands, regions
 from ._schemes import SCHEMES, Scheme
 
+T = TypeVar("T")
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 """Axis of a weight that has the output channels."""
 
@@ -94,6 +96,7 @@ class _Writer:
         self.found = found
         self.activations: dict[ir.Value, Grid] = {}
         self.scales: dict[tuple[ir.Value, int | None], np.ndarray] = {}
+        self.names = {node.name for node in graph.all_nodes()}
         self.constants: dict[object, ir.Value] = {}
         self.weights: dict[tuple[ir.Value, int | None], ir.Value] = {}
 
@@ -106,7 +109,8 @@ class _Writer:
         ]
         for node in nodes:
             self._measure(node)
-        old = dict.fromkeys(value for node in nodes for value in node.inputs[1:] if value is not None)
+        places = [(node, 1) for node in nodes] + [place for node in nodes if (place := bias_of(node)) is not None]
+        old = dict.fromkeys(_found(node.inputs[index]) for node, index in places)
         for node in nodes:
             self._put_weight(node)
         for value in old:
@@ -117,15 +121,20 @@ class _Writer:
         source = self.found.source.get(value, value)
         if source.name is None or source.name not in self.ranges:
             return
-        found = grid(*self.ranges[source.name], self.scheme.activations)
+        low, high = self.ranges[source.name]
+        signed = source in self.found.signed and low < 0
+        dtype = ir.DataType.INT8 if signed else self.scheme.activations
+        found = grid(low, high, dtype)
         scale = self._constant(f"{source.name}_scale", found.scale)
         zero = self._constant(f"{source.name}_zero_point", found.zero_point)
-        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_QuantizeLinear")
+        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}_QuantizeLinear"))
         whole = quantize.outputs[0]
-        dequantize = ir.node("DequantizeLinear", [whole, scale, zero], name=f"{value.name}_DequantizeLinear")
+        dequantize = ir.node(
+            "DequantizeLinear", [whole, scale, zero], name=self._name(f"{value.name}_DequantizeLinear")
+        )
         result = dequantize.outputs[0]
         whole.name, result.name = f"{value.name}_quantized", f"{value.name}_dequantized"
-        whole.type, result.type = ir.TensorType(self.scheme.activations), value.type
+        whole.type, result.type = ir.TensorType(dtype), value.type
         whole.shape, result.shape = (None if value.shape is None else value.shape.copy() for _ in range(2))
         self.activations[result] = found
         producer = value.producer()
@@ -156,41 +165,45 @@ class _Writer:
         self.scales[weight, axis] = with_room_for_bias(self.scales[weight, axis], bias, step)
 
     def _put_weight(self, node: ir.Node) -> None:
-        weight, axis, bias = _weight_of(node), self._axis(node), self._integer_bias(node)
+        weight, axis = _weight_of(node), self._axis(node)
+        place, bias = bias_of(node), self._integer_bias(node)
         scale = self.scales[weight, axis]
         node.replace_input_with(1, self._weight(node, weight, scale, axis))
-        if bias is not None:
-            old = node.inputs[2]
-            assert old is not None
-            node.replace_input_with(2, self._bias(node, old, bias, (scale * self._step(node)).astype(np.float32)))
+        if bias is not None and place is not None:
+            user, index = place
+            old = _found(user.inputs[index])
+            total = (scale * self._step(node)).astype(np.float32)
+            user.replace_input_with(index, self._bias(node, old, bias, total))
 
     def _step(self, node: ir.Node) -> np.float32:
         """The scale of a product's input."""
-        value = node.inputs[0]
-        assert value is not None
-        maker = value.producer()
-        while value not in self.activations and maker is not None:  # it was moved
-            value, maker = maker.inputs[0], maker.inputs[0].producer() if maker.inputs[0] is not None else None
-            assert value is not None
+        value = _found(node.inputs[0])
+        while value not in self.activations:  # it was moved
+            value = _found(_found(value.producer()).inputs[0])
         return np.float32(self.activations[value].scale)
 
     def _integer_bias(self, node: ir.Node) -> np.ndarray | None:
         """Returns the bias as float32[channels]; None where there is none, or where it stays in floating point."""
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is None or not self.scheme.integer_bias:
+        place = bias_of(node)
+        if place is None or not self.scheme.integer_bias:
             return None
+        user, index = place
         sizes = _tensor(_weight_of(node)).shape.numpy()
-        return np.broadcast_to(_tensor(bias).numpy().reshape(-1), (sizes[self._output_axis(node)],))
+        bias = _tensor(_found(user.inputs[index])).numpy()
+        return np.broadcast_to(bias.reshape(-1), (sizes[self._output_axis(node)],))
 
     def _axis(self, node: ir.Node) -> int | None:
         if not self.options.per_channel:
             return None
         if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
             return None  # each group has channels of its own
-        return self._output_axis(node) % len(_tensor(_weight_of(node)).shape)
+        rank = len(_tensor(_weight_of(node)).shape)
+        if node.op_type == "MatMul" and rank > 2:
+            return None  # ONNX Runtime's MatMulIntegerToFloat fails on a scale per column of each matrix
+        return self._output_axis(node) % rank
 
     def _output_axis(self, node: ir.Node) -> int:
-        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
         return 0 if transposed else _OUTPUT_AXIS[node.op_type]
 
     def _weight(self, node: ir.Node, weight: ir.Value, scale: np.ndarray, axis: int | None) -> ir.Value:
@@ -216,9 +229,8 @@ class _Writer:
         scales = self._constant(f"{old.name}_scale", scale)
         zero = self._constant(f"{old.name}_zero_point", np.zeros(scale.shape, tensor.dtype.numpy()))
         attributes = {} if axis is None else {"axis": axis}
-        made = ir.node(
-            "DequantizeLinear", [whole, scales, zero], attributes=attributes, name=f"{old.name}_DequantizeLinear"
-        )
+        name = self._name(f"{old.name}_DequantizeLinear")
+        made = ir.node("DequantizeLinear", [whole, scales, zero], attributes=attributes, name=name)
         _inherit_origin(node, made)
         result = made.outputs[0]
         result.name, result.type, result.shape = f"{old.name}_dequantized", old.type, sizes.copy()
@@ -231,6 +243,15 @@ class _Writer:
             self.constants[key] = self._register(free_constant(name, array))
         return self.constants[key]
 
+    def _name(self, wanted: str) -> str:
+        """Names of nodes are unique: ONNX Runtime refuses a graph that has one twice."""
+        name, count = wanted, 0
+        while name in self.names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.names.add(name)
+        return name
+
     def _register(self, value: ir.Value) -> ir.Value:
         name, count = value.name, 0
         while value.name in self.graph.initializers:
@@ -240,15 +261,17 @@ class _Writer:
         return value
 
 
+def _found(thing: T | None) -> T:
+    assert thing is not None
+    return thing
+
+
 def _weight_of(node: ir.Node) -> ir.Value:
-    weight = node.inputs[1]
-    assert weight is not None
-    return weight
+    return _found(node.inputs[1])
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    assert value.const_value is not None
-    return value.const_value
+    return _found(value.const_value)
 
 
 def _inherit_origin(node: ir.Node, *made: ir.Node) -> None:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planc.passes import ORIGIN, SCHEMES, InferShapes, InsertQdq, check, observed, signature
+from planc.passes import SCHEMES, InferShapes, InsertQdq, check, observed, signature
 
 FAMILIES = tuple(SCHEMES)
 Graph = Callable[..., ir.Model]
@@ -85,7 +85,9 @@ def openvino(model: ir.Model, **feed: np.ndarray) -> tuple[list[np.ndarray], Cou
     for layer in compiled.get_runtime_model().get_ordered_ops():
         info = layer.get_rt_info()
         kind = info["layerType"].value if hasattr(info["layerType"], "value") else str(info["layerType"])
-        primitive = info["primitiveType"].value if hasattr(info["primitiveType"], "value") else str(info["primitiveType"])
+        primitive = (
+            info["primitiveType"].value if hasattr(info["primitiveType"], "value") else str(info["primitiveType"])
+        )
         layers[f"{kind} {primitive.rpartition('_')[2]}"] += 1
     return [found[index] for index in range(len(compiled.outputs))], layers
 
@@ -150,12 +152,15 @@ def test_products(case: str, family: str, per_channel: bool, quantize: Callable[
     text, arrays, x = _product(case)
     if case.startswith("transposed") and family == "onnxruntime":
         return  # no kernel
-    if "many rows" in case or "a column" in case:
-        return  # test_gemm_whose_bias_is_no_row
+    if family == "onnxruntime" and ("many rows" in case or "a column" in case):
+        return  # its kernel adds one number per column
+    if family == "openvino" and case == "matmul of itself":
+        return  # test_openvino_multiplies_two_activations_in_floating_point
     model = quantize(text, feed={"x": x}, options={"family": family, "per_channel": per_channel}, **arrays)
     scheme = SCHEMES[family]
+    signed = scheme.symmetric or case.startswith("transposed")
     for one in model.graph:
         if one.op_type == "QuantizeLinear":
-            assert one.inputs[2].dtype is scheme.activations
+            assert one.inputs[2].dtype is (ir.DataType.INT8 if signed else ir.DataType.UINT8)
     for value in model.graph.initializers.values():
         assert value.uses(), f"{value.name} is left over"
