@@ -30,10 +30,16 @@ class Grid:
     zero_point: np.ndarray
 
 
-def grid(low: float, high: float, dtype: ir.DataType) -> Grid:
+def grid(low: float, high: float, dtype: ir.DataType, within: tuple[float, float] = (-np.inf, np.inf)) -> Grid:
     """Returns scale and zero point of 8-bit activations whose values lie in [low, high]; zero is one of the numbers.
 
     UINT8 takes any zero point, INT8 takes 0 and -127 to 127, so that no number is without its opposite.
+
+    Args:
+        low: least value.
+        high: greatest one.
+        dtype: UINT8 or INT8.
+        within: bounds with zero between them, beyond which no number of UINT8 lies.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if dtype is ir.DataType.INT8:
@@ -41,7 +47,12 @@ def grid(low: float, high: float, dtype: ir.DataType) -> Grid:
         return Grid(np.array(max(scale, _LEAST) if scale else 1, np.float32), np.array(0, np.int8))
     scale = (high - low) / 255
     scale = max(scale, _LEAST) if scale else 1.0
-    return Grid(np.array(scale, np.float32), np.array(np.clip(round(-low / scale), 0, 255), np.uint8))
+    zero = int(np.clip(round(-low / scale), 0, 255))
+    most = min(-within[0] / zero if zero else np.inf, within[1] / (255 - zero) if zero < 255 else np.inf)
+    step = np.float32(min(scale, most) if most > 0 else scale)
+    while step > most > 0:  # float32 rounded it up
+        step = np.nextafter(step, np.float32(0))
+    return Grid(np.array(step, np.float32), np.array(zero, np.uint8))
 
 
 def weight_scale(tensor: ir.TensorProtocol, axis: int | None, bits: int) -> np.ndarray:

@@ -126,7 +126,19 @@ def absorbed(value: ir.Value, scheme: Scheme) -> ir.Value:
         return value
     if producer is None or node.graph is not producer.graph or not all(map(is_weight, filter(None, node.inputs[1:]))):
         return value
-    return node.outputs[0]
+    least, most = bounds(node)
+    return node.outputs[0] if least <= 0 <= most else value
+
+
+def bounds(node: ir.Node | None) -> tuple[float, float]:
+    """Returns the least and the greatest number that a Clip gives out; ONNX Runtime's kernel takes it only with them.
+
+    The kernel's integers must not reach beyond them.
+    """
+    if node is None or node.op_type != "Clip" or node.domain != "":
+        return -math.inf, math.inf
+    least, most = (scalar(value) for value in [*node.inputs, None, None][1:3])
+    return -math.inf if least is None else least, math.inf if most is None else most
 
 
 def _check(node: ir.Node, scheme: Scheme) -> None:
@@ -241,7 +253,7 @@ def _joins(node: ir.Node, inputs: Sequence[ir.Value], scheme: Scheme) -> bool:
         return False
     if node.op_type == "AveragePool" and not scheme.pads_with_zero_point:
         padded = any(node.attributes.get_ints("pads", ())) or "SAME" in node.attributes.get_string("auto_pad", "")
-        return not (padded and node.attributes.get_int("count_include_pad", 0))
+        return not (padded and node.attributes.get_int("count_include_pad", 0) == 1)
     return node.op_type != "ReduceMean" or len(node.inputs) < 2 or is_weight(node.inputs[1])
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ._base import ORIGIN, Pass
 from ._constants import free_constant
 from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, absorbed, bias_of, is_weight, operands, regions
+from ._regions import Regions, absorbed, bias_of, bounds, is_weight, operands, regions
 from ._schemes import SCHEMES, Scheme
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class _Writer:
         low, high = self.ranges[source.name]
         signed = source in self.found.signed and low < 0
         dtype = ir.DataType.INT8 if signed else self.scheme.activations
-        found = grid(low, high, dtype)
+        found = grid(low, high, dtype, bounds(value.producer()))
         scale = self._constant(f"{source.name}_scale", found.scale)
         zero = self._constant(f"{source.name}_zero_point", found.zero_point)
         quantize = ir.node("QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}_QuantizeLinear"))
