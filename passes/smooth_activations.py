@@ -102,7 +102,7 @@ def _takes(node: ir.Node, value: ir.Value, channels: int) -> bool:
 
 
 def _row_axis(node: ir.Node) -> int:
-    return 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else 0
+    return 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 0
 
 
 def _rows(node: ir.Node) -> np.ndarray:
