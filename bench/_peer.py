@@ -69,9 +69,14 @@ def quantize(tool: str, source: str, out: str, data: str) -> None:
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         method = q.CalibrationMethod.MinMax if tool == "ort-minmax" else q.CalibrationMethod.Entropy
         q.quantize_static(
-            prepared, out, Reader(), per_channel=True, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+            prepared,
+            out,
+            Reader(),
+            per_channel=True,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
             calibrate_method=method,
-        )  # fmt: skip
+        )
     else:
         raise SystemExit(f"unknown tool {tool}")
 
