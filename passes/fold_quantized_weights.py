@@ -53,19 +53,12 @@ def _integers(node: ir.Node) -> ir.TensorProtocol | None:
     value, scale_value, zero_value = [*node.inputs, None][:3]
     if node.domain != "" or value is None or value.const_value is None or value.is_graph_input():
         return None
-    if (
-        not value.is_initializer()
-        or node.outputs[0].is_graph_output()
-        or value.const_value.dtype is not ir.DataType.FLOAT
-    ):
+    if not value.is_initializer() or value.const_value.dtype is not ir.DataType.FLOAT:
         return None
-    scale, zero = constant(scale_value), constant(zero_value)
-    if (
-        given_out
-        or scale is None
-        or (zero_value is not None and zero is None)
-        or node.attributes.get_int("block_size", 0) != 0
-    ):
+    name, scale, zero = node.outputs[0].name, constant(scale_value), constant(zero_value)
+    if scale is None or (zero_value is not None and zero is None) or node.outputs[0].is_graph_output():
+        return None
+    if node.attributes.get_int("block_size", 0) != 0:
         return None
     dtype = ir.DataType(node.attributes.get_int("output_dtype", 0)) or ir.DataType.UINT8
     dtype = zero_value.const_value.dtype if zero_value is not None and zero_value.const_value is not None else dtype

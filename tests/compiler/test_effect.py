@@ -76,7 +76,7 @@ def test_a_graph_without_products(graph: Callable[..., ir.Model]) -> None:
 @pytest.mark.parametrize("family", SCHEMES)
 def test_what_is_lowered_and_what_is_kept(family: str, graph: Callable[..., ir.Model]) -> None:
     text = """g (float[1,4,6,6] x) => (float[] y) {
-      a = Conv<pads=[1,1,1,1]>(x, w) m = MaxPool<kernel_shape=[2,2]>(a) t = Transpose<perm=[0,2,3,1]>(m)
+      a = Conv<pads=[1,1,1,1]>(x, w) m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(a) t = Transpose<perm=[0,2,3,1]>(m)
       f = MatMul(t, v) y = MatMul(f, v)
     }"""
     model = _quantized(graph(text, w=normal(8, 4, 3, 3), v=normal(8, 8)), family, keep=("y",))
