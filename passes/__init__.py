@@ -11,6 +11,7 @@ from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
 from .fold_constants import FoldConstants
+from .fold_quantized_weights import FoldQuantizedWeights
 from .fold_shapes import FoldShapes
 from .fuse_attention import FuseAttention
 from .fuse_conv_bn import FuseConvBn
@@ -94,6 +95,7 @@ _ORDER: tuple[Pass, ...] = (
     FuseRmsNorm(),
     MergeMatmuls(),
     LiftConstants(),
+    FoldQuantizedWeights(),
     MergeDuplicates(),
     RemoveUnused(),
     StripMetadata(),
