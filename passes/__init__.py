@@ -4,12 +4,14 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
+from .convert_precision import ConvertPrecision
 from .fold_constants import FoldConstants
 from .fold_quantized_weights import FoldQuantizedWeights
 from .fold_shapes import FoldShapes
@@ -46,6 +48,7 @@ __all__ = [
     "PRESETS",
     "SCHEMES",
     "BrokenGraph",
+    "ConvertPrecision",
     "InferShapes",
     "InsertQdq",
     "Pass",
@@ -111,7 +114,7 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(), FuseRotary(), InsertQdq(), SmoothActivations())
+EXTRA: tuple[Pass, ...] = (ConvertPrecision(), FuseAttention(), FuseRotary(), InsertQdq(), SmoothActivations())
 """Passes of no preset, for --pass; their docstrings say why."""
 
 
@@ -137,7 +140,7 @@ def parse(text: str) -> Pass:
     if match is None or match[1] not in known:
         raise ValueError(f"unknown pass {text!r}; known: {', '.join(known)}")
     types = {one.name: one.type for one in fields(known[match[1]])}
-    options = {}
+    options: dict[str, Any] = {}
     for pair in filter(None, (match[2] or "").split(",")):
         name, _, value = (part.strip() for part in pair.partition("="))
         kind = types.get(name.replace("-", "_"))
@@ -145,6 +148,8 @@ def parse(text: str) -> Pass:
             raise ValueError(f"{match[1]} has no option {name!r}")
         if kind is bool and value in ("true", "false"):
             options[name.replace("-", "_")] = value == "true"
+        elif kind is str:
+            options[name.replace("-", "_")] = value
         elif kind is int and value.isdecimal() and value.isascii():
             options[name.replace("-", "_")] = int(value)
         else:
