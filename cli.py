@@ -311,6 +311,9 @@ def quantize(
     model: Model,
     target: Target,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file with Q/DQ.")],
+    precision: Annotated[
+        str, typer.Option("-p", "--precision", help="int8, fp16, bf16.", autocompletion=_precision_names)
+    ] = "int8",
     calibration: CalibrationData = "",
     samples: Samples = None,
     method: Method = _METHOD,
@@ -333,7 +336,7 @@ def quantize(
     output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
-    """Quantize a model to INT8: an ONNX file with Q/DQ laid out for a target's kernels."""
+    """Lower a model to INT8, FP16 or BF16: an ONNX file with Q/DQ or casts for a target's kernels."""
     _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
@@ -342,7 +345,7 @@ def quantize(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
         smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
     )  # fmt: skip
-    job = recipe.job(source, target, "int8", tolerance=tolerance, quantization=quantization)
+    job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         made = pipeline.quantize_file(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress

@@ -73,9 +73,23 @@ class Data:
 
 
 def measure(
-    graph: Path, wanted: Calibration, specs: Sequence[TensorSpec], dims: Sequence[Dim], *, emit: Emit
+    graph: Path,
+    wanted: Calibration,
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    *,
+    everything: bool = False,
+    emit: Emit,
 ) -> "tuple[RangeTable, dict[str, np.ndarray] | None]":
     """Returns the calibration table of an optimized FP32 graph, and the first sample of real data (in a worker).
+
+    Args:
+        graph: the ONNX file.
+        wanted: data and method.
+        specs: of the model's inputs.
+        dims: sizes of their named dimensions.
+        everything: whether all float32 tensors are watched, or those that INT8 products read and give.
+        emit: receives the stage.
 
     Raises:
         UsageError: the data does not fit, or a tensor holds NaN.
@@ -88,7 +102,7 @@ def measure(
     digest = _digest(graph)
     if wanted.table is not None:
         return _read(wanted.table, digest), None
-    names, channelled = _observed(graph)
+    names, channelled = _observed(graph, everything)
     observers = {name: Observer() for name in names}
     channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     data = Data(wanted.data, specs, wanted.samples)
@@ -162,12 +176,17 @@ def _random(
     return dataset.random(specs, sizes, wanted.samples or _RANDOM_SAMPLES)
 
 
-def _observed(graph: Path) -> tuple[list[str], set[str]]:
+def _observed(graph: Path, everything: bool) -> tuple[list[str], set[str]]:
     """Names of the tensors that are observed, and of those whose channels are."""
+    import onnx_ir as ir
+
     from ..passes import channelled, observed
     from . import storage
 
     model = storage.load(graph)
+    if everything:
+        values = [value for node in model.graph for value in node.outputs]
+        return [value.name for value in values if value.name and value.dtype is ir.DataType.FLOAT], set()
     known = channelled(model)
     return list(dict.fromkeys((*observed(model), *sorted(known)))), known
 

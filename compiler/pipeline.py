@@ -406,7 +406,7 @@ def _optimize(work: Work, emit: Emit) -> None:
         return
     family = optimize.Recipe(
         family=work.job.target.family,
-        keep_origin=work.job.precision is Precision.INT8,  # until it is lowered: layers are named after their modules
+        keep_origin=_is_lowered(work),  # until it is lowered: layers are named after their modules
         trusted=work.job.source.frontend == "torch",
         own=True,
     )
@@ -414,13 +414,17 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8 or work.table is not None:  # by another candidate
+    """INT8 needs ranges; for 16 bits they are welcome."""
+    wanted, precision = work.job.quantization.calibration, work.job.precision
+    if not _is_lowered(work) or work.table is not None or (precision is not Precision.INT8 and not wanted.given):
         return
-    from . import calibrate, golden, reference
+    from . import calibrate, golden, quantize, reference
 
+    if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
+        return
     model = work.model
     work.table, sample = calibrate.measure(
-        work.graph, work.job.quantization.calibration, model.inputs, model.dims, emit=emit
+        work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
     )
     if sample is not None:
         made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
@@ -428,11 +432,10 @@ def _calibrate(work: Work, emit: Emit) -> None:
 
 
 def _lower(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8:
+    if not _is_lowered(work):
         return
     from . import guard, quantize
 
-    assert work.table is not None
     emit("stage", "lower")
     how = quantize.lowering(work.job, work.model.dims)
     out = work.folder / f"{work.job.target.name}.q.onnx"
@@ -440,6 +443,11 @@ def _lower(work: Work, emit: Emit) -> None:
         work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)
         how = replace(how, keep=(*how.keep, *work.guarded.excluded))
     work.lowered = quantize.lower(work.graph, out, how, work.table)
+
+
+def _is_lowered(work: Work) -> bool:
+    """Whether the precision is laid down in the graph before the backend sees it."""
+    return work.job.precision in plugins.load("backends", work.job.target.backend).LOWERED
 
 
 def _build(work: Work, emit: Emit) -> None:
@@ -527,8 +535,8 @@ def _manifest(work: Work) -> dict[str, Any]:
 
 
 def _quantization(work: Work) -> dict[str, Any]:
-    """What the manifest says of INT8; empty for other precisions."""
-    if work.lowered is None or work.table is None:
+    """What the manifest says of a precision that is laid down in the graph; empty for others."""
+    if work.lowered is None:
         return {}
     return {
         "products": work.lowered.effect,
@@ -538,7 +546,9 @@ def _quantization(work: Work) -> dict[str, Any]:
             "samples": work.table.samples,
             "data": work.table.source,
             "data_sha256": work.table.source_digest,
-        },
+        }
+        if work.table
+        else None,
         "guard": work.guarded.facts if work.guarded else None,
     }
 

@@ -210,8 +210,8 @@ def job(
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
         require_data(quantization.calibration, model)
-    elif quantization != Quantization():
-        raise UsageError(f"calibration and accuracy bounds go with -p int8, not with {asked}", hint="Add -p int8")
+    elif asked is Precision.FP32 and quantization != Quantization():
+        raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made
