@@ -78,6 +78,9 @@ Samples = Annotated[int | None, typer.Option("--samples", metavar="N", help="Use
 Method = Annotated[str, typer.Option("--method", help="From statistics to ranges: minmax, percentile, entropy, ...")]
 Ranges = Annotated[Path | None, typer.Option("--ranges", metavar="FILE.json", help="What planc calibrate wrote.")]
 AllowRandom = Annotated[bool, typer.Option("--allow-random-calibration", help="Calibrate on random data.")]
+Dynamic = Annotated[
+    bool, typer.Option("--dynamic", help="INT8 without data: each activation's range is measured when it comes.")
+]
 Exclude = Annotated[
     list[str], typer.Option("--exclude", metavar="NAME", help="Layer, module or glob kept in float; @FILE lists them.")
 ]
@@ -114,6 +117,7 @@ def compile_(
     method: Method = _METHOD,
     ranges: Ranges = None,
     allow_random: AllowRandom = False,
+    dynamic: Dynamic = False,
     exclude: Exclude = [],  # noqa: B006
     smoothing: Smoothing = _SMOOTHING,
     max_drop: MaxDrop = [],  # noqa: B006
@@ -134,7 +138,7 @@ def compile_(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, options=option, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
@@ -319,6 +323,7 @@ def quantize(
     method: Method = _METHOD,
     ranges: Ranges = None,
     allow_random: AllowRandom = False,
+    dynamic: Dynamic = False,
     exclude: Exclude = [],  # noqa: B006
     smoothing: Smoothing = _SMOOTHING,
     max_drop: MaxDrop = [],  # noqa: B006
@@ -343,7 +348,7 @@ def quantize(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
@@ -661,7 +666,7 @@ def _print_layers(layers: list[dict[str, Any]]) -> None:
 
     table = Table("layer", "operator", "method", "range", "scale", "SQNR dB", "saturated", "MACs", "decision", box=None)
     for one in layers:
-        known = bool(one["method"])
+        known = bool(one["method"]) and one["method"] != "dynamic"
         table.add_row(
             f"{one['origin'] or one['name']}",
             one["op"],

@@ -414,9 +414,11 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    """INT8 needs ranges; for 16 bits they are welcome."""
+    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome."""
     wanted, precision = work.job.quantization.calibration, work.job.precision
-    if not _is_lowered(work) or work.table is not None or (precision is not Precision.INT8 and not wanted.given):
+    if not _is_lowered(work) or work.job.quantization.dynamic or work.table is not None:  # by another candidate
+        return
+    if precision is not Precision.INT8 and not wanted.given:
         return
     from . import calibrate, golden, quantize, reference
 
@@ -538,16 +540,18 @@ def _quantization(work: Work) -> dict[str, Any]:
     """What the manifest says of a precision that is laid down in the graph; empty for others."""
     if work.lowered is None:
         return {}
+    table = work.table
     return {
         "products": work.lowered.effect,
         "kept": [{"name": one["name"], "reason": one["reason"]} for one in work.lowered.kept],
+        "dynamic": work.job.quantization.dynamic,
         "calibration": {
-            "method": work.table.method,
-            "samples": work.table.samples,
-            "data": work.table.source,
-            "data_sha256": work.table.source_digest,
+            "method": table.method,
+            "samples": table.samples,
+            "data": table.source,
+            "data_sha256": table.source_digest,
         }
-        if work.table
+        if table is not None
         else None,
         "guard": work.guarded.facts if work.guarded else None,
     }

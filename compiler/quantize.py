@@ -32,6 +32,7 @@ class Lowering:
         smoothing: share of the outliers of activations that weights take, 0 for none.
         weight_bits: 8, or 7 for x86 without VNNI.
         sizes: of the symbolic dimensions at the point "opt".
+        dynamic: whether activations are quantized by the range that they have when they come.
     """
 
     scheme: str
@@ -40,6 +41,7 @@ class Lowering:
     smoothing: float = 0.0
     weight_bits: int = 8
     sizes: Mapping[str, int] = field(default_factory=dict)
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,15 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
-    return Lowering(scheme, job.precision, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes)
+    return Lowering(
+        scheme=scheme,
+        precision=job.precision,
+        keep=quantization.keep,
+        smoothing=quantization.smoothing,
+        weight_bits=7 if narrow else 8,
+        sizes=sizes,
+        dynamic=quantization.dynamic,
+    )
 
 
 def has_own(graph: Path) -> bool:
@@ -120,7 +130,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         graph: in float32.
         out: the ONNX file.
         how: to what.
-        table: ranges; None where the graph brings Q/DQ of its own, or for 16 bits.
+        table: ranges; None where the graph brings Q/DQ of its own, for dynamic INT8 and for 16 bits.
 
     Raises:
         UsageError: `keep` names no node of the graph.
@@ -132,7 +142,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     model = storage.load(graph)
     wanted = signature(model)
     require_known(model, how.keep)
-    lowering = _to_int8 if how.precision is Precision.INT8 else _to_half
+    lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
     layers, smoothed = lowering(model, how, table)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
@@ -159,6 +169,29 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
     inserting(model)
     own = [replace(layer, decision="int8", reason="") if layer.reason == _OWN else layer for layer in layers]
     return own, list(smoothed)
+
+
+def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Quantizes weights, and activations when they are there; returns a row per product."""
+    from ..passes import ORIGIN, QuantizeDynamic, layer_name
+    from . import effect
+
+    quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
+    layers = [
+        Layer(
+            name=layer_name(node),
+            origin=node.metadata_props.get(ORIGIN, ""),
+            op=node.op_type,
+            macs=effect.macs(node, how.sizes),
+            decision="float" if reason else "int8",
+            reason=reason,
+            tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
+            method="" if reason else "dynamic",
+        )
+        for node, reason in quantizing.products(model)
+    ]
+    quantizing(model)
+    return layers, []
 
 
 def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:

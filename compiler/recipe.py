@@ -12,7 +12,8 @@ from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
-NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or allow random data: --allow-random-calibration"
+NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic where there is no data"
+_DYNAMIC = ("onnxruntime", "null")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -98,12 +99,14 @@ class Quantization:
         keep: names, PyTorch module paths or globs of nodes that stay in float32.
         smoothing: share of the activations' outliers that weights take, 0 for none.
         guard: the accuracy that must be left.
+        dynamic: whether each activation is quantized by the range that it has when it comes, without calibration.
     """
 
     calibration: Calibration = Calibration()
     keep: tuple[str, ...] = ()
     smoothing: float = 0.7
     guard: Guard = Guard()
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,9 @@ def job(
     asked = find_precision(precision)
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
-        require_data(quantization.calibration, model)
+        require_data(quantization, model)
+    elif quantization.dynamic:
+        raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
     elif asked is Precision.FP32 and quantization != Quantization():
         raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
     for candidate in candidates(made):
@@ -229,6 +234,7 @@ def quantization(
     max_drop: Sequence[str] = (),
     evaluation: str = "",
     state: Path | None = None,
+    dynamic: bool = False,
 ) -> Quantization:
     """Checks the words that say how to quantize.
 
@@ -260,20 +266,22 @@ def quantization(
         raise UsageError(
             "--calibration, --ranges and --allow-random-calibration exclude each other", hint="Give one of them"
         )
+    if dynamic and (data or table or random or samples):
+        raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
     return Quantization(
-        Calibration(data, samples, method, table, random), kept, smoothing, Guard(bounds, evaluation, state)
+        Calibration(data, samples, method, table, random), kept, smoothing, Guard(bounds, evaluation, state), dynamic
     )
 
 
-def require_data(calibration: Calibration, model: Source) -> None:
+def require_data(quantization: Quantization, model: Source) -> None:
     """Checks that INT8 has ranges to come from; an ONNX file may bring them as Q/DQ of its own.
 
     Raises:
         UsageError: it has none.
     """
-    if not calibration.given and model.frontend != "onnx":
+    if not quantization.dynamic and not quantization.calibration.given and model.frontend != "onnx":
         raise UsageError("INT8 needs calibration data", hint=NO_DATA)
 
 
@@ -348,7 +356,9 @@ def candidates(job: Job) -> list[Job]:
     else:
         jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
     reasons = {
-        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs
+        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision)
+        or _why_not_dynamic(one)
+        for one in jobs
     }
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
@@ -356,6 +366,12 @@ def candidates(job: Job) -> list[Job]:
         told = "; ".join(f"{name}: {reason}" if several else str(reason) for name, reason in reasons.items())
         raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
     return able
+
+
+def _why_not_dynamic(job: Job) -> str | None:
+    if not job.quantization.dynamic or job.target.backend in _DYNAMIC:
+        return None
+    return f"{job.target.name} runs dynamically quantized products in float32; it needs --calibration DATA"
 
 
 def backend_options(job: Job) -> Any:

@@ -34,6 +34,7 @@ from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
 from .push_transposes import PushTransposes
+from .quantize_dynamic import QuantizeDynamic
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .simplify_attention import SimplifyAttention
@@ -52,6 +53,7 @@ __all__ = [
     "InferShapes",
     "InsertQdq",
     "Pass",
+    "QuantizeDynamic",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
@@ -114,7 +116,14 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (ConvertPrecision(), FuseAttention(), FuseRotary(), InsertQdq(), SmoothActivations())
+EXTRA: tuple[Pass, ...] = (
+    ConvertPrecision(),
+    FuseAttention(),
+    FuseRotary(),
+    InsertQdq(),
+    QuantizeDynamic(),
+    SmoothActivations(),
+)
 """Passes of no preset, for --pass; their docstrings say why."""
 
 

@@ -101,10 +101,24 @@ def integers(array: np.ndarray, scale: np.ndarray, axis: int | None, dtype: np.d
     return result
 
 
-def lazy(tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, bits: int, name: str) -> ir.TensorProtocol:
-    """Returns the int8 weight; the float one is read and quantized when it is written."""
+def lazy(
+    tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, bits: int, name: str, *, transposed: bool = False
+) -> ir.TensorProtocol:
+    """Returns the int8 weight; the float one is read and quantized when it is written.
+
+    Args:
+        tensor: the float weight.
+        scale: float32, of shape () or [channels].
+        axis: of the channels in `tensor`.
+        bits: see `weight_scale`.
+        name: of the result.
+        transposed: whether the result is the transposed matrix.
+    """
+    sizes = tensor.shape.numpy()
 
     def make(source: ir.TensorProtocol) -> ir.TensorProtocol:
-        return ir.Tensor(integers(own_view(source).numpy(), scale, axis, np.dtype(np.int8), bits), name=name)
+        array = integers(own_view(source).numpy(), scale, axis, np.dtype(np.int8), bits)
+        return ir.Tensor(np.ascontiguousarray(array.T) if transposed else array, name=name)
 
-    return ir.LazyTensor(partial(make, tensor), ir.DataType.INT8, ir.Shape(tensor.shape.numpy()), name=name)
+    shape = ir.Shape(sizes[::-1] if transposed else sizes)
+    return ir.LazyTensor(partial(make, tensor), ir.DataType.INT8, shape, name=name)

@@ -53,9 +53,7 @@ def regions(
         if node.op_type in scheme.products and node.domain == "":
             try:
                 require(node not in without, without.get(node, ""))
-                require(not is_kept(node, keep), "kept in floating point by name")
-                require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
-                _check(node, scheme)
+                require_quantizable(node, scheme, keep, opset)
             except Miss as miss:
                 found.refused[node] = str(miss)
             else:
@@ -141,12 +139,14 @@ def bounds(node: ir.Node | None) -> tuple[float, float]:
     return -math.inf if least is None else least, math.inf if most is None else most
 
 
-def _check(node: ir.Node, scheme: Scheme) -> None:
+def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], opset: int) -> None:
     """Checks that a product can be quantized.
 
     Raises:
-        Miss: it cannot.
+        Miss: it cannot, or shall not.
     """
+    require(not is_kept(node, keep), "kept in floating point by name")
+    require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
     left, right, bias = [*node.inputs, None][:3]
     for value in (left, right):
         require(value is not None and value.dtype is ir.DataType.FLOAT, f"{text(value)} is not float32")
