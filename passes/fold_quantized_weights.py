@@ -55,7 +55,7 @@ def _integers(node: ir.Node) -> ir.TensorProtocol | None:
         return None
     if not value.is_initializer() or value.const_value.dtype is not ir.DataType.FLOAT:
         return None
-    name, scale, zero = node.outputs[0].name, constant(scale_value), constant(zero_value)
+    scale, zero = constant(scale_value), constant(zero_value)
     if scale is None or (zero_value is not None and zero is None) or node.outputs[0].is_graph_output():
         return None
     if node.attributes.get_int("block_size", 0) != 0:
