@@ -119,7 +119,7 @@ class _Writer:
         if (value, transposed) not in self.weights:
             tensor, axis = value.const_value, 0 if transposed else 1
             assert tensor is not None
-            scale = with_room_for_bias(weight_scale(tensor, axis, self.bits), None, 1.0)
+            scale = with_room_for_bias(weight_scale(tensor, axis, self.bits), None, np.float32(1.0))
             whole = lazy(tensor, scale, axis, self.bits, f"{value.name}_quantized", transposed=transposed)
             made = ir.Value(
                 name=whole.name, type=ir.TensorType(whole.dtype), shape=ir.Shape(whole.shape.numpy()), const_value=whole
