@@ -139,6 +139,17 @@ def bounds(node: ir.Node | None) -> tuple[float, float]:
     return -math.inf if least is None else least, math.inf if most is None else most
 
 
+def is_plain(node: ir.Node) -> bool:
+    """Whether a move gives out one float tensor, and what it adds is zero, which each scale has."""
+    first = node.inputs[0]
+    if len(node.outputs) != 1 or first is None or first.dtype is not ir.DataType.FLOAT or is_weight(first):
+        return False
+    if node.op_type != "Pad":
+        return True
+    number = node.inputs[2] if len(node.inputs) > 2 else None
+    return node.attributes.get_string("mode", "constant") == "constant" and (number is None or scalar(number) == 0)
+
+
 def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], opset: int) -> None:
     """Checks that a product can be quantized.
 
@@ -226,7 +237,7 @@ def _carry(
                 found.values[result] = True
         elif node in staying:
             continue
-        elif node.op_type in scheme.moves and output in wanted and node.inputs[0] in there and _is_plain(node):
+        elif node.op_type in scheme.moves and output in wanted and node.inputs[0] in there and is_plain(node):
             source = node.inputs[0]
             assert source is not None
             found.nodes[node] = None
@@ -266,17 +277,6 @@ def _pair(found: Regions, value: ir.Value) -> None:
 def _is_moved(value: ir.Value, scheme: Scheme, wanted: Mapping[ir.Value, bool]) -> bool:
     """Whether the value is what a move gives out whose input can be quantized as well."""
     node = value.producer()
-    if node is None or node.domain != "" or node.op_type not in scheme.moves or not _is_plain(node):
+    if node is None or node.domain != "" or node.op_type not in scheme.moves or not is_plain(node):
         return False
     return wanted.get(node.inputs[0], False) if node.inputs[0] is not None else False
-
-
-def _is_plain(node: ir.Node) -> bool:
-    """Whether a move gives out one float tensor, and what it adds is zero, which each scale has."""
-    first = node.inputs[0]
-    if len(node.outputs) != 1 or first is None or first.dtype is not ir.DataType.FLOAT or is_weight(first):
-        return False
-    if node.op_type != "Pad":
-        return True
-    number = node.inputs[2] if len(node.inputs) > 2 else None
-    return node.attributes.get_string("mode", "constant") == "constant" and (number is None or scalar(number) == 0)

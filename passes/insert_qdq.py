@@ -1,6 +1,6 @@
 """Lays Q/DQ out for the kernels of a family of targets, from calibrated ranges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ._base import ORIGIN, Pass
 from ._constants import free_constant
 from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, absorbed, bias_of, bounds, is_weight, operands, regions
+from ._regions import Regions, absorbed, bias_of, bounds, is_plain, is_weight, operands, regions
 from ._schemes import SCHEMES, Scheme
 
 T = TypeVar("T")
@@ -79,8 +79,19 @@ def _lacking(node: ir.Node, found: Regions, scheme: Scheme, known: set[str]) -> 
     values = operands(node)
     if node.op_type in scheme.outputs:
         values.append(absorbed(node.outputs[0], scheme))
-    names = (found.source.get(value, value).name or "" for value in values)
+    names = (_measured(found.source.get(value, value), scheme, known).name or "" for value in values)
     return next((name for name in names if name not in known), "")
+
+
+def _measured(value: ir.Value, scheme: Scheme, known: Container[str]) -> ir.Value:
+    """Returns the tensor whose range holds for the value: itself, or what it was moved from by operators that stay."""
+    first = value
+    while value.name not in known and (maker := value.producer()) is not None:
+        source = maker.inputs[0] if maker.domain == "" and maker.op_type in scheme.moves else None
+        if source is None or not is_plain(maker):
+            return first
+        value = source
+    return value
 
 
 class _Writer:
@@ -119,9 +130,10 @@ class _Writer:
 
     def _put_pair(self, value: ir.Value, everywhere: bool) -> None:
         source = self.found.source.get(value, value)
-        if source.name is None or source.name not in self.ranges:
+        measured = _measured(source, self.scheme, self.ranges)
+        if measured.name is None or measured.name not in self.ranges:
             return
-        low, high = self.ranges[source.name]
+        low, high = self.ranges[measured.name]
         signed = source in self.found.signed and low < 0
         dtype = ir.DataType.INT8 if signed else self.scheme.activations
         found = grid(low, high, dtype, bounds(value.producer()))

@@ -62,15 +62,17 @@ def test_what_is_no_constant_stays(keeps: Callable[..., ir.Model]) -> None:
     keeps(FoldQuantizedWeights(), text, w=np.ones((3, 4), np.float32), s=np.float32(0.1))
 
 
-def test_quantization_aware_training_of_torch(tmp_path: Path, infer: Callable[..., list[Any]]) -> None:
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch-norm"])
+def test_quantization_aware_training_of_torch(norm: bool, tmp_path: Path, infer: Callable[..., list[Any]]) -> None:
     """FakeQuantize modules export as Q/DQ: planc keeps their scales, adds none, and the file shrinks."""
     import torch
     import torch.ao.quantization as quantization
     from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
     torch.manual_seed(0)
+    norms = [torch.nn.BatchNorm2d(32)] if norm else []
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(4, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 32, 3), *norms, torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), *norms, torch.nn.ReLU(),
         torch.nn.Flatten(), torch.nn.Linear(128, 64),
     ).train()  # fmt: skip
     fake = quantization.FakeQuantize.with_args
@@ -91,6 +93,7 @@ def test_quantization_aware_training_of_torch(tmp_path: Path, infer: Callable[..
         model, _, left_out = apply(lambda: ir.load(tmp_path / "qat.onnx"), PRESETS[family])
         assert not left_out
         np.testing.assert_allclose(infer(model, x=X)[0], before[0], atol=1e-4)
+        assert not {"BatchNormalization", "Div"} & {node.op_type for node in model.graph}
         ir.save(model, tmp_path / f"{family}.onnx")
         assert (tmp_path / f"{family}.onnx").stat().st_size < 0.4 * (tmp_path / "qat.onnx").stat().st_size
         one = InsertQdq(

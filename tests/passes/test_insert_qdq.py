@@ -435,6 +435,18 @@ def test_a_tensor_without_range_keeps_its_products_in_floating_point(graph: Grap
         assert sqnr(before[0], infer(model, x=X)[0]) > 25
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_behind_a_move_that_stays_the_range_is_that_of_its_source(family: str, graph: Graph, infer: Infer) -> None:
+    text = IMAGE + "{ a = Conv(x, w, b) m = MaxPool<kernel_shape=[2,2]>(a) p = Identity(m) y = Conv(p, v, bv) }"
+    model = graph(text, **TWO)
+    InferShapes()(model)
+    node(model, "MaxPool").metadata_props[ORIGIN] = node(model, "Conv").metadata_props[ORIGIN] = "stem"
+    (before,), one = infer(model, x=X), InsertQdq(family=family, ranges=ranges(model, {"x": X}), keep=("stem",))
+    assert one(model).modified
+    assert [found.inputs[1].producer() is not None for found in _convs(model)] == [False, True]
+    assert sqnr(before, infer(model, x=X)[0]) > 25
+
+
 def test_origins_and_names(quantize: Callable[..., ir.Model], graph: Graph) -> None:
     """Q/DQ belong to the module of their product; names are unique, as ONNX Runtime demands."""
     model, _ = _chain(graph)
