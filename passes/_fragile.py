@@ -21,10 +21,11 @@ _MOVES = frozenset({
     "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 })  # fmt: skip
 _CARRIES = frozenset({
-    "Add", "Div", "Max", "Mean", "Min", "Mul", "Neg", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Sub", "Sum",
+    "Abs", "Add", "Div", "Max", "Mean", "Min", "Mul", "Neg", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
+    "Sub", "Sum",
 }) | _MOVES  # fmt: skip
 _TAKES = _CARRIES | {"Log", "Reciprocal", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
-_COUNTS = _TAKES | {"Abs", "Ceil", "Clip", "Cos", "Floor", "MatMul", "Mod", "Round", "Sin", "Where"}
+_COUNTS = _TAKES | {"Ceil", "Clip", "Cos", "Floor", "MatMul", "Mod", "Round", "Sin", "Where"}
 _BOUNDED = ("Cos", "Sigmoid", "Sin", "Softmax", "Tanh")
 HEAVY = frozenset({
     "Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN",
