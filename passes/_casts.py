@@ -8,10 +8,11 @@ import onnx_ir as ir
 from ._constants import new_constant
 from ._halves import clamped, constant_tensor, halved
 from ._precision import Plan, body_graphs
-from ._slots import DTYPES
+from ._slots import DTYPES, OURS
 
 _SMALL = 1024  # bytes of a constant that is stored in both types where both are needed
 _CAST = 13  # opset of Cast from and to both types
+_FREE_INITIALIZERS = 4  # version of the IR since which an initializer need not be a graph input
 Uses = list[tuple[ir.Node, int]]
 
 
@@ -27,6 +28,7 @@ def apply(model: ir.Model, plan: Plan) -> bool:
     for node, index in plan.fills:
         _clamp(node, index, plan)
     model.opset_imports.setdefault("", _CAST)
+    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS)
     outputs = _outputs(model)
     for value in values:
         _convert(value, plan, outputs.get(value, []))
@@ -174,9 +176,10 @@ def _name(value: ir.Value) -> str:
 def _insert(new: ir.Node, value: ir.Value, maker: ir.Node | None) -> None:
     if maker is not None:
         assert maker.graph is not None
-        new.metadata_props.update(maker.metadata_props)
+        new.metadata_props.update({**maker.metadata_props, OURS: "convert-precision"})
         maker.graph.insert_after(maker, new)
         return
+    new.metadata_props[OURS] = "convert-precision"
     graph = value.graph
     assert graph is not None
     if len(graph):

@@ -9,9 +9,9 @@ from ._base import Miss
 from ._constants import scalar
 from ._halves import FAR, Constants, Half, constant_tensor
 from ._match import text
-from ._slots import Slots
+from ._slots import OURS, Slots
 
-_SQUARES = ("LpNormalization", "LpPool", "MeanVarianceNormalization", "ReduceL2", "ReduceSumSquare")
+_SQUARES = ("LpNormalization", "LpPool", "ReduceL2", "ReduceSumSquare")
 _EXPONENTIALS = ("Cosh", "Exp", "ReduceLogSumExp", "Sinh")
 _SUMS = ("CumSum", "ReduceL1", "ReduceProd", "ReduceSum")
 _POSITIONS = ("AffineGrid", "DFT", "MaxRoiPool", "MelWeightMatrix", "RoiAlign", "STFT")
@@ -21,10 +21,11 @@ _MOVES = frozenset({
     "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
 })  # fmt: skip
 _CARRIES = frozenset({
-    "Add", "Div", "Max", "Mean", "Min", "Mul", "Neg", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Sub", "Sum",
+    "Abs", "Add", "Div", "Max", "Mean", "Min", "Mul", "Neg", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
+    "Sub", "Sum",
 }) | _MOVES  # fmt: skip
 _TAKES = _CARRIES | {"Log", "Reciprocal", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
-_COUNTS = _TAKES | {"Abs", "Ceil", "Clip", "Cos", "Floor", "MatMul", "Mod", "Round", "Sin", "Where"}
+_COUNTS = _TAKES | {"Ceil", "Clip", "Cos", "Floor", "MatMul", "Mod", "Round", "Sin", "Where"}
 _BOUNDED = ("Cos", "Sigmoid", "Sin", "Softmax", "Tanh")
 HEAVY = frozenset({
     "Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN",
@@ -149,7 +150,8 @@ class Fragile:
                 self.wide[node.outputs[0]] = f"which {maker.op_type} {maker.name!r} makes"
             else:
                 self.whole.update(node.outputs)
-        if first.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and node.outputs[0].dtype is ir.DataType.FLOAT:
+        narrow = first.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        if narrow and OURS not in node.metadata_props and node.outputs[0].dtype is ir.DataType.FLOAT:
             self.raised.update(node.outputs)
 
 
@@ -178,6 +180,8 @@ def _require_no_growth(node: ir.Node, half: Half) -> None:
     reason = _growth(node, half) if node.domain == "" else None
     if reason is None and node.domain == "" and node.op_type in _POSITIONS:
         reason = f"positions and spectra need more bits than {half.text} has"
+    if node.op_type == "MeanVarianceNormalization":
+        reason = "it computes squares within"
     if node.op_type in _SCATTERS and node.attributes.get_string("reduction", "none") != "none":
         reason = f"what it scatters is reduced in {half.text}, which few runtimes do"
     if reason is not None:

@@ -1,9 +1,10 @@
 """Which nodes of a graph become 16 bits wide, and why the others do not."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 
 import onnx_ir as ir
 
@@ -13,7 +14,8 @@ from ._halves import Constants, Half, constant_tensor
 from ._slots import GENERATORS, Slots, slots_of, touches_float
 from ._walk import subgraphs
 
-_BETWEEN = "it stands between nodes that stay float32"
+_BETWEEN = "all around it stays float32, too"
+_MANY = 1 << 14  # elements of a constant that is worth two Casts
 
 
 @dataclass
@@ -120,42 +122,83 @@ def _decide_generator(made: Plan, fragile: Fragile, node: ir.Node, slots: Slots)
 
 
 def _withdraw(made: Plan) -> None:
-    """Takes back what would only add Casts, until nothing changes; each node is taken back once at most."""
+    """Takes back what would only add Casts; each node is taken back once at most."""
+    _withdraw_single(made)
+    for nodes in _components(made):
+        if not any(map(_is_heavy, nodes)) and any(map(partial(_meets_kept, made), nodes)):
+            _take_back(made, nodes)
+    _withdraw_single(made)
+
+
+def _withdraw_single(made: Plan) -> None:
+    """Takes back generators that not all users want in 16 bits, and comparisons of what is float32."""
     pending = deque(made.slots)
     while pending:
         node = pending.popleft()
-        if node not in made.slots or not _pointless(made, node):
-            continue
+        if node in made.slots and _pointless(made, node):
+            pending.extend(_neighbours(node))
+            _take_back(made, [node])
+
+
+def _take_back(made: Plan, nodes: Iterable[ir.Node]) -> None:
+    for node in nodes:
         del made.slots[node]
         if node not in made.generators:
             made.kept[node] = _BETWEEN
-        makers = [value.producer() for value in node.inputs if value is not None]
-        users = [use.node for value in node.outputs for use in value.uses()]
-        pending.extend(one for one in (*makers, *users) if one is not None and one in made.slots)
+
+
+def _neighbours(node: ir.Node) -> list[ir.Node]:
+    """Nodes that compute what a node takes, and those that take what it gives."""
+    makers = [maker for value in node.inputs if value is not None and (maker := value.producer()) is not None]
+    return makers + [use.node for value in node.outputs for use in value.uses()]
 
 
 def _pointless(made: Plan, node: ir.Node) -> bool:
-    """Whether all that a node takes and gives is float32, and it is cheap.
-
-    One between inputs and outputs of the graph is not: else a graph without products would stay as it is.
-    """
     slots = made.slots[node]
-    outputs = [node.outputs[index] for index in slots.outputs]
-    wants = [want for value in outputs for want in _wants(made, value)]
     if node in made.generators:
+        wants = [want for index in slots.outputs for want in _wants(made, node.outputs[index])]
         return not wants or not all(wants)
-    if any(wants) or (node.op_type in HEAVY and node.domain == ""):
-        return False
-    inputs = [value for index in slots.inputs if (value := node.inputs[index]) is not None]
-    sources = [value for value in inputs if constant_tensor(value) is None]
-    if any(made.gives_half(value) for value in sources):
-        return False
-    if not outputs:
-        return True
-    if not sources and node.op_type != "DequantizeLinear":
-        return False
-    neighbours = [value.producer() for value in sources] + [use.node for value in outputs for use in value.uses()]
-    return any(one in made.kept for one in neighbours)
+    return not slots.outputs and not any(made.gives_half(value) for value in _sources(slots, node))
+
+
+def _sources(slots: Slots, node: ir.Node) -> list[ir.Value]:
+    values = [value for index in slots.inputs if (value := node.inputs[index]) is not None]
+    return [value for value in values if constant_tensor(value) is None]
+
+
+def _components(made: Plan) -> Iterator[list[ir.Node]]:
+    """Yields the nodes that change, in groups that are connected by values of 16 bits."""
+    seen: set[ir.Node] = set()
+    for first in list(made.slots):
+        if first in seen or first in made.generators:
+            continue
+        seen.add(first)
+        group = [first]
+        for node in group:  # it grows
+            new = [one for one in _joined(made, node) if one not in seen]
+            seen.update(new)
+            group.extend(dict.fromkeys(new))
+        yield group
+
+
+def _joined(made: Plan, node: ir.Node) -> Iterator[ir.Node]:
+    for index in made.slots[node].inputs:
+        value = node.inputs[index]
+        maker = value.producer() if value is not None else None
+        if value is not None and maker is not None and maker not in made.generators and made.gives_half(value):
+            yield maker
+    for index in made.slots[node].outputs:
+        yield from (use.node for use in node.outputs[index].uses() if made.wants_half(use.node, use.idx))
+
+
+def _is_heavy(node: ir.Node) -> bool:
+    """Whether 16 bits are worth two Casts at a node: it multiplies matrices, or reads many numbers."""
+    sizes = [tensor.size for value in node.inputs if (tensor := constant_tensor(value)) is not None]
+    return node.op_type in HEAVY or max(sizes, default=0) > _MANY
+
+
+def _meets_kept(made: Plan, node: ir.Node) -> bool:
+    return any(one in made.kept for one in _neighbours(node))
 
 
 def _wants(made: Plan, value: ir.Value) -> Iterator[bool]:

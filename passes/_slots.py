@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 _FLOAT = "tensor(float)"
 _FIXED = frozenset({
     ("BatchNormalization", "T1"), ("BatchNormalization", "T2"), ("BatchNormalization", "U"), ("Dropout", "T1"),
-    ("GridSample", "T2"), ("LayerNormalization", "U"), ("OneHot", "T1"), ("OneHot", "T2"), ("Resize", "T2"),
+    ("EyeLike", "T2"),
+    ("GridSample", "T2"), ("LayerNormalization", "U"), ("OneHot", "T1"), ("OneHot", "T2"),
+    ("RandomNormal", "T"), ("RandomNormalLike", "T2"), ("RandomUniform", "T"), ("RandomUniformLike", "T2"),
+    ("Resize", "T2"),
 })  # fmt: skip
-"""Operators and type variables that stay float32: statistics, ratios, coordinates and indices."""
+"""Operators and type variables that stay float32: statistics, ratios, coordinates, indices,
+and what ONNX Runtime cannot make in 16 bits."""
 FREE = frozenset({"Cast", "CastLike", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size"})
 """Operators that take their first input as it comes: no Cast is put before them."""
-GENERATORS = frozenset(
-    {"Cast", "CastLike", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform",
-     "RandomUniformLike"}
-)  # fmt: skip
+GENERATORS = frozenset({"Cast", "CastLike", "ConstantOfShape"})
 """Operators whose result may have any type: it becomes what all of its users want."""
 DTYPES = {
     "Bernoulli": "dtype", "Cast": "to", "EyeLike": "dtype", "RandomNormal": "dtype", "RandomNormalLike": "dtype",
     "RandomUniform": "dtype", "RandomUniformLike": "dtype",
 }  # fmt: skip
 """Operators whose attribute says the type of the result."""
+
+OURS = "planc.cast"
+"""Key of the metadata of a Cast that the conversion has put in."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def slots_of(node: ir.Node, opset: int, half: Half) -> Slots:
     Raises:
         Miss: nothing may; the reason says why.
     """
-    if node.domain == "" and node.op_type == "BitCast":
+    if node.domain != "":
+        raise Miss(f"{node.domain}.{node.op_type} is not in the default domain")
+    if node.op_type == "BitCast":
         raise Miss("its bits are those of float32")
     if subgraphs(node):
         raise Miss("what crosses the border of a subgraph stays float32")
@@ -67,16 +73,28 @@ def slots_of(node: ir.Node, opset: int, half: Half) -> Slots:
     inputs = _of(node, node.inputs, schema.inputs, schema, half)
     outputs = _of(node, node.outputs, schema.outputs, schema, half)
     first = node.inputs[0] if node.inputs else None
-    follows = node.domain == "" and node.op_type in FREE and first is not None
+    follows = node.op_type in FREE and first is not None
     free = frozenset({0} if follows and half.tensor in _allowed(schema, schema.inputs[0].type_str) else ())
     stated = node.attributes.get_int("output_dtype", 0)
     if node.op_type == "DequantizeLinear" and stated:
         outputs = frozenset()
     if _stays_as_cast(node):
         outputs = frozenset()
-    if not inputs and not outputs and not free:
-        raise Miss(f"the {node.op_type} of opset {opset} is not defined for {half.text}")
+    is_done = any(value is not None and value.dtype is half.dtype for value in (*node.inputs, *node.outputs))
+    if not inputs and not outputs and not free and not is_done:
+        raise Miss(_why_not(node, opset, half))
     return Slots(inputs - free, outputs, free)
+
+
+def _why_not(node: ir.Node, opset: int, half: Half) -> str:
+    """Names the opset that has the operator for the type, if there is one."""
+    from onnx import defs
+
+    newest = defs.get_schema(node.op_type, node.domain)
+    later = any(half.tensor in one.allowed_type_strs for one in newest.type_constraints)
+    if later and newest.since_version > opset:
+        return f"{node.op_type} takes {half.text} from opset {newest.since_version} on, the graph is of {opset}"
+    return f"{node.op_type} of opset {opset} does not take {half.text} there"
 
 
 def _stays_as_cast(node: ir.Node) -> bool:
@@ -91,7 +109,7 @@ def _schema(node: ir.Node, opset: int) -> "OpSchema":
     try:
         return defs.get_schema(node.op_type, opset, node.domain)
     except defs.SchemaError:
-        raise Miss(f"{node.domain or 'ai.onnx'}.{node.op_type} is not an operator of the standard") from None
+        raise Miss(f"{node.op_type} is not an operator of opset {opset}") from None
 
 
 def _of(

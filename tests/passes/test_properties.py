@@ -9,11 +9,11 @@ import onnx
 import onnx.printer
 import onnx_ir as ir
 import onnxruntime
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from planc.passes import PRESETS, SCHEMES, InsertQdq, check, observed, signature
+from planc.passes import PRESETS, SCHEMES, ConvertPrecision, InsertQdq, check, observed, signature
 
 Shape = tuple[int | str, ...]
 Draw = Callable[[Any], Any]
@@ -368,3 +368,44 @@ def test_int8_is_valid_and_near(source: onnx.ModelProto) -> None:
                 elif not steep:
                     np.testing.assert_allclose(has, was, atol=0.1 * float(abs(was).max(initial=1)))
         assert not one(model).modified
+
+
+def _all_ranges(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[tuple[str, float, float], ...]:
+    """Lowest and highest number of each float32 value that a node of the main graph computes."""
+    every = onnx.ModelProto()
+    every.CopyFrom(model)
+    del every.graph.output[:]
+    infos = onnx.shape_inference.infer_shapes(model).graph
+    found = {value.name: value for value in (*infos.value_info, *infos.output)}
+    names = [name for node in model.graph.node for name in node.output if name in found]
+    names = [name for name in names if found[name].type.tensor_type.elem_type == TensorProto.FLOAT]
+    every.graph.output.extend(found[name] for name in names)
+    columns = zip(*_outputs(every, feeds), strict=True)
+    return tuple(
+        (name, float(min(array.min() for array in arrays)), float(max(array.max() for array in arrays)))
+        for name, arrays in zip(names, columns, strict=True)
+    )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), st.booleans())
+def test_half_the_precision_gives_nearly_the_same(source: onnx.ModelProto, optimized: bool) -> None:
+    """With calibrated ranges, so that nothing overflows; error is counted in parts of an output's greatest number."""
+    note(onnx.printer.to_text(source))
+    feeds = _feeds(source)
+    model = ir.from_proto(source)
+    for one in PRESETS["onnx"] if optimized else ():
+        one(model)
+    wide, wanted = ir.to_proto(model), signature(model)
+    before = _outputs(wide, feeds)
+    half = ConvertPrecision(ranges=_all_ranges(wide, feeds))
+    event(f"modified: {half(model).modified}")
+    check(model, wanted)
+    made = ir.to_proto(model)
+    note(onnx.printer.to_text(made))
+    onnx.checker.check_model(made, full_check=True)
+    for then, now in zip(before, _outputs(made, feeds), strict=True):
+        for was, has in zip(then, now, strict=True):
+            assert has.dtype == was.dtype
+            np.testing.assert_allclose(has, was, rtol=2e-2, atol=2e-2 * max(1, float(np.abs(was).max(initial=0))))
+    assert not half(model).modified
