@@ -666,7 +666,7 @@ def _print_layers(layers: list[dict[str, Any]]) -> None:
 
     table = Table("layer", "operator", "method", "range", "scale", "SQNR dB", "saturated", "MACs", "decision", box=None)
     for one in layers:
-        known = bool(one["method"]) and one["method"] != "dynamic"
+        known = bool(one["method"])
         table.add_row(
             f"{one['origin'] or one['name']}",
             one["op"],

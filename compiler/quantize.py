@@ -144,6 +144,8 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     require_known(model, how.keep)
     lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
     layers, smoothed = lowering(model, how, table)
+    if how.precision is Precision.INT8:
+        layers += _quantize_embeddings(model, how)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if _NAMES[how.precision] not in counts:
@@ -173,23 +175,10 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 
 def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Quantizes weights, and activations when they are there; returns a row per product."""
-    from ..passes import ORIGIN, QuantizeDynamic, layer_name
-    from . import effect
+    from ..passes import QuantizeDynamic
 
     quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
-    layers = [
-        Layer(
-            name=layer_name(node),
-            origin=node.metadata_props.get(ORIGIN, ""),
-            op=node.op_type,
-            macs=effect.macs(node, how.sizes),
-            decision="float" if reason else "int8",
-            reason=reason,
-            tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
-            method="" if reason else "dynamic",
-        )
-        for node, reason in quantizing.products(model)
-    ]
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
     quantizing(model)
     return layers, []
 
@@ -234,7 +223,7 @@ def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
     from ..passes import ORIGIN, is_kept, layer_name
     from .errors import did_you_mean
 
-    nodes = [node for node in model.graph if node.op_type in _products()]
+    nodes = [node for node in model.graph if node.op_type in (*_products(), "Gather")]
     for one in keep:
         if not any(is_kept(node, (one,)) for node in nodes):
             names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
@@ -269,6 +258,33 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
         inserted = smoothed_name(name)
         ranges[inserted if inserted in names else name] = (min(low, 0.0), max(high, 0.0))
     return ranges
+
+
+def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
+    from ..passes import ORIGIN, layer_name
+    from . import effect
+
+    return Layer(
+        name=layer_name(node),
+        origin=node.metadata_props.get(ORIGIN, ""),
+        op=node.op_type,
+        macs=effect.macs(node, how.sizes),
+        decision="float" if reason else "int8",
+        reason=reason,
+        tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
+    )
+
+
+def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
+    """Quantizes the tables of the runtimes that take them; an embedding is a layer without multiplications."""
+    from ..passes import QuantizeEmbeddings
+
+    if how.scheme == "tensorrt":
+        return []
+    quantizing = QuantizeEmbeddings(keep=how.keep)
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.lookups(model)]
+    quantizing(model)
+    return layers
 
 
 def _inserting(how: Lowering, table: "RangeTable", smoothed: Mapping[str, tuple[float, float]]) -> "InsertQdq":

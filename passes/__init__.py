@@ -35,6 +35,7 @@ from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
 from .push_transposes import PushTransposes
 from .quantize_dynamic import QuantizeDynamic
+from .quantize_embeddings import QuantizeEmbeddings
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .simplify_attention import SimplifyAttention
@@ -54,6 +55,7 @@ __all__ = [
     "InsertQdq",
     "Pass",
     "QuantizeDynamic",
+    "QuantizeEmbeddings",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
@@ -122,6 +124,7 @@ EXTRA: tuple[Pass, ...] = (
     FuseRotary(),
     InsertQdq(),
     QuantizeDynamic(),
+    QuantizeEmbeddings(),
     SmoothActivations(),
 )
 """Passes of no preset, for --pass; their docstrings say why."""

@@ -1,19 +1,23 @@
 """Quantizes matrix products by the range that their activation has when it comes: no calibration data is needed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from ._base import ORIGIN, Miss, Pass
-from ._constants import free_constant
+from ._constants import new_constant, new_lazy
+from ._embeddings import is_lookup, look_up, rank
 from ._integers import lazy, weight_scale, with_room_for_bias
-from ._match import require, text
-from ._regions import is_weight, layer_name, require_quantizable
+from ._match import producer, require, text
+from ._regions import is_kept, is_weight, layer_name, require_quantizable
 from ._schemes import SCHEMES
 
 _PRODUCTS = ("Gemm", "MatMul")
+_SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
+_LEAST_ROW = 1e-30
+_SCHEME = replace(SCHEMES["onnxruntime"], both_computed=True, integer_bias=False)
 
 
 @dataclass(frozen=True)
@@ -21,25 +25,33 @@ class QuantizeDynamic(Pass):
     """Quantizes to INT8: MatMul(x, w) -> Cast(MatMulInteger(DynamicQuantizeLinear(x), w8)) * (x_scale * w_scale).
 
     ONNX Runtime makes DynamicQuantizeMatMul of it, or MatMulIntegerToFloat where several products share an activation,
-    with the bias that is added to it. A Gemm's bias becomes an Add.
+    with the bias that is added to it. A Gemm's bias becomes an Add. What comes out of an activation function is first
+    divided by the greatest magnitude of each of its rows, and the product multiplied by it: a token with outliers would
+    take the precision of all others. An embedding whose table a product shares (MatMul(x, Transpose(table))) picks from
+    the product's integers.
 
     In no preset: what it gives is not what the model computes; `--dynamic` of planc runs it.
 
     Attributes:
         keep: names, PyTorch module paths or globs of nodes that stay in floating point.
         weight_bits: 8, or 7 for x86 without VNNI, where products of 8 bits saturate.
+        rows: whether rows are scaled behind activation functions.
     """
 
     keep: tuple[str, ...] = ()
     weight_bits: int = 8
+    rows: bool = True
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantizes in place."""
         chosen = [node for node, reason in self.products(model) if not reason]
-        writer = _Writer(model.graph, self.weight_bits)
+        writer = _Writer(model, self)
         for node in chosen:
             writer.write(node)
+        turned = dict.fromkeys(producer(node.inputs[1], "Transpose") for node in chosen)
         model.graph.remove(chosen, safe=True)
+        model.graph.remove([node for node in turned if node is not None and not node.outputs[0].uses()], safe=True)
+        writer.share()
         return ir.passes.PassResult(model, modified=bool(chosen))
 
     def products(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
@@ -48,12 +60,11 @@ class QuantizeDynamic(Pass):
         for node in model.graph:
             if node.domain == "" and node.op_type in _PRODUCTS:
                 try:
-                    require_quantizable(node, SCHEMES["onnxruntime"], self.keep, opset)
-                    weight = node.inputs[1]
-                    require(is_weight(weight), f"its right side {text(weight)} is no constant")
+                    require_quantizable(node, _SCHEME, self.keep, opset)
+                    weight, _ = _weight_of(node)
+                    require(weight is not None, f"its right side {text(node.inputs[1])} is no constant")
                     assert weight is not None
-                    assert weight.shape is not None
-                    require(len(weight.shape) == 2, f"its weight {text(weight)} is no matrix")
+                    require(rank(weight) == 2, f"its weight {text(weight)} is no matrix")
                 except Miss as miss:
                     yield node, str(miss)
                 else:
@@ -67,26 +78,31 @@ class QuantizeDynamic(Pass):
 class _Writer:
     """Puts integer products into a graph; an activation is quantized once, and so is a weight."""
 
-    def __init__(self, graph: ir.Graph, bits: int) -> None:
-        self.graph = graph
-        self.bits = bits
-        self.activations: dict[ir.Value, ir.Node] = {}
+    def __init__(self, model: ir.Model, options: QuantizeDynamic) -> None:
+        self.graph = model.graph
+        self.opset = model.opset_imports.get("", 1)
+        self.options = options
+        self.activations: dict[ir.Value, tuple[ir.Node, ir.Value | None]] = {}
+        self.constants: dict[object, ir.Value] = {}
         self.weights: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def write(self, node: ir.Node) -> None:
         """Replaces all uses of a product's output."""
-        left, right, bias = [*node.inputs, None][:3]
+        left, _, bias = [*node.inputs, None][:3]
         assert left is not None
-        assert right is not None
         output = node.outputs[0]
         name = output.name or layer_name(node)
-        whole, scale, zero = self._activation(node, left).outputs
-        weight, weight_scales, weight_zero = self._weight(node, right)
+        quantized, rows = self._activation(node, left)
+        whole, scale, zero = quantized.outputs
+        weight, weight_scales, weight_zero = self._weight(node)
         product = ir.node("MatMulInteger", [whole, weight, zero, weight_zero], name=f"{name}_MatMulInteger")
         cast = ir.node("Cast", [product.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_Cast")
         scales = ir.node("Mul", [scale, weight_scales], name=f"{name}_scales")
         last = ir.node("Mul", [cast.outputs[0], scales.outputs[0]], name=f"{name}_Mul")
         made = [product, cast, scales, last]
+        if rows is not None:
+            last = ir.node("Mul", [last.outputs[0], rows], name=f"{name}_rows")
+            made.append(last)
         if bias is not None:
             last = ir.node("Add", [last.outputs[0], bias], name=f"{name}_Add")
             made.append(last)
@@ -101,41 +117,88 @@ class _Writer:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name, new.name = None, name
 
-    def _activation(self, node: ir.Node, value: ir.Value) -> ir.Node:
+    def _activation(self, node: ir.Node, value: ir.Value) -> tuple[ir.Node, ir.Value | None]:
+        """What quantizes an activation, and what its rows were divided by."""
         if value not in self.activations:
-            made = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name=f"{value.name}_DynamicQuantizeLinear")
+            source, rows = self._scaled(node, value)
+            made = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{value.name}_DynamicQuantizeLinear")
             _describe(made, node, ir.DataType.FLOAT, ir.Shape([]))
             whole, scale, zero = made.outputs
             whole.name, scale.name, zero.name = (f"{value.name}_{one}" for one in ("quantized", "scale", "zero_point"))
             whole.type, zero.type = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.UINT8)
             whole.shape = value.shape
             self.graph.insert_before(node, made)
-            self.activations[value] = made
+            self.activations[value] = made, rows
         return self.activations[value]
 
-    def _weight(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _scaled(self, node: ir.Node, value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+        """The activation with its rows divided by their greatest magnitudes, and these."""
+        maker = value.producer()
+        if not self.options.rows or maker is None or maker.domain != "" or maker.op_type not in _SPREAD:
+            return value, None
+        magnitude = ir.node("Abs", [value], name=f"{value.name}_Abs")
+        if self.opset >= 18:
+            axes = self._constant("last_axis", np.array([-1]))
+            most = ir.node("ReduceMax", [magnitude.outputs[0], axes], name=f"{value.name}_ReduceMax")
+        else:
+            most = ir.node("ReduceMax", magnitude.outputs, attributes={"axes": [-1]}, name=f"{value.name}_ReduceMax")
+        rows = ir.node(
+            "Max",
+            [most.outputs[0], self._constant("least_row", np.array(_LEAST_ROW, np.float32))],
+            name=f"{value.name}_Max",
+        )
+        result = ir.node("Div", [value, rows.outputs[0]], name=f"{value.name}_Div")
+        narrow = None if value.shape is None else ir.Shape([*list(value.shape)[:-1], 1])
+        for one in (magnitude, most, rows, result):
+            _describe(one, node, ir.DataType.FLOAT, narrow if one in (most, rows) else value.shape)
+        self.graph.insert_before(node, [magnitude, most, rows, result])
+        return result.outputs[0], rows.outputs[0]
+
+    def _weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Integers [inner, channels], scales [channels] and zero points [channels] of a weight."""
-        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        value, transposed = _weight_of(node)
+        assert value is not None
         if (value, transposed) not in self.weights:
-            tensor, axis = value.const_value, 0 if transposed else 1
+            tensor, axis, bits = value.const_value, 0 if transposed else 1, self.options.weight_bits
             assert tensor is not None
-            scale = with_room_for_bias(weight_scale(tensor, axis, self.bits), None, np.float32(1.0))
-            whole = lazy(tensor, scale, axis, self.bits, f"{value.name}_quantized", transposed=transposed)
-            made = ir.Value(
-                name=whole.name, type=ir.TensorType(whole.dtype), shape=ir.Shape(whole.shape.numpy()), const_value=whole
-            )
-            scales = free_constant(f"{value.name}_scale", scale)
-            zeros = free_constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))
-            self.weights[value, transposed] = tuple(self._register(one) for one in (made, scales, zeros))  # type: ignore[assignment]
+            scale = with_room_for_bias(weight_scale(tensor, axis, bits), None, np.float32(1))
+            whole = lazy(tensor, scale, axis, bits, f"{value.name}_quantized", transposed=transposed)
+            scales = self._constant(f"{value.name}_scale", scale)
+            zeros = self._constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))
+            self.weights[value, transposed] = new_lazy(self.graph, whole), scales, zeros
         return self.weights[value, transposed]
 
-    def _register(self, value: ir.Value) -> ir.Value:
-        name, count = value.name, 0
-        while value.name in self.graph.initializers:
-            count += 1
-            value.name = f"{name}_{count}"
-        self.graph.register_initializer(value)
-        return value
+    def share(self) -> None:
+        """Lets the embeddings whose table a projection shares pick from its integers: rows are its channels."""
+        for (table, transposed), (whole, scales, _) in self.weights.items():
+            lookups = [use.node for use in table.uses() if transposed and is_lookup(use.node, self.graph)]
+            for node in dict.fromkeys(lookups):
+                ids = node.inputs[1]
+                known = node.inputs[0] is table and ids is not None and rank(ids) is not None
+                if known and not is_kept(node, self.options.keep):
+                    look_up(node, whole, scales, columns=True)
+
+    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = new_constant(self.graph, name, array)
+        return self.constants[key]
+
+
+def _weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
+    """The constant matrix that a product multiplies by, and whether by its transpose; None where there is none."""
+    right = node.inputs[1]
+    if is_weight(right):
+        return right, node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+    turned = producer(right, "Transpose")
+    if node.op_type != "MatMul" or turned is None or turned.graph is not node.graph or not is_weight(turned.inputs[0]):
+        return None, False
+    table = turned.inputs[0]
+    return (table, True) if table is not None and rank(table) == 2 and _swaps(turned) else (None, False)
+
+
+def _swaps(node: ir.Node) -> bool:
+    return tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
 
 
 def _describe(made: ir.Node, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
