@@ -28,6 +28,7 @@ class Source:
         weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
         data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
         trust_pickle: whether files may run code when they are read.
+        brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Source:
     weights: Path | None = None
     data: Path | None = None
     trust_pickle: bool = False
+    brief: bool = False
 
     @property
     def frontend(self) -> str:
@@ -210,6 +212,7 @@ def job(
     """
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
+    model = replace(model, brief=bool(quantization.calibration.data) and model.frontend == "onnx")
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
         require_data(quantization, model)
