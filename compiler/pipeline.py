@@ -406,7 +406,7 @@ def _optimize(work: Work, emit: Emit) -> None:
         return
     family = optimize.Recipe(
         family=work.job.target.family,
-        keep_origin=work.job.precision is Precision.INT8,  # until it is lowered: layers are named after their modules
+        keep_origin=_is_lowered(work),  # until it is lowered: layers are named after their modules
         trusted=work.job.source.frontend == "torch",
         own=True,
     )
@@ -414,23 +414,29 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8 or work.job.quantization.dynamic:
+    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome."""
+    wanted, precision = work.job.quantization.calibration, work.job.precision
+    if not _is_lowered(work) or work.job.quantization.dynamic or work.table is not None:  # by another candidate
         return
-    if work.table is not None:  # by another candidate
+    if precision is not Precision.INT8 and not wanted.given:
         return
-    from . import calibrate, golden, reference
+    from . import calibrate, golden, quantize, reference
 
+    if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
+        return
     model = work.model
     work.table, sample = calibrate.measure(
-        work.graph, work.job.quantization.calibration, model.inputs, model.dims, emit=emit
+        work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
     )
     if sample is not None:
+        if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
+            _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
         made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
         golden.save(work.folder / "real.npz", made)
 
 
 def _lower(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8:
+    if not _is_lowered(work):
         return
     from . import guard, quantize
 
@@ -441,6 +447,11 @@ def _lower(work: Work, emit: Emit) -> None:
         work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)
         how = replace(how, keep=(*how.keep, *work.guarded.excluded))
     work.lowered = quantize.lower(work.graph, out, how, work.table)
+
+
+def _is_lowered(work: Work) -> bool:
+    """Whether the precision is laid down in the graph before the backend sees it."""
+    return work.job.precision in plugins.load("backends", work.job.target.backend).LOWERED
 
 
 def _build(work: Work, emit: Emit) -> None:
@@ -528,7 +539,7 @@ def _manifest(work: Work) -> dict[str, Any]:
 
 
 def _quantization(work: Work) -> dict[str, Any]:
-    """What the manifest says of INT8; empty for other precisions."""
+    """What the manifest says of a precision that is laid down in the graph; empty for others."""
     if work.lowered is None:
         return {}
     table = work.table

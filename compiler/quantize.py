@@ -1,7 +1,7 @@
-"""Lowers a graph to INT8: ranges of the calibration table become Q/DQ as the kernels of a target want them."""
+"""Lowers a graph: Q/DQ from the ranges of the calibration table, as the kernels of a target want them, or casts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from . import host
 from .errors import BuildFailed, UsageError
 from .recipe import Job
 from .shapes import Dim
+from .target import Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,6 +26,7 @@ class Lowering:
     """How a graph is lowered.
 
     Attributes:
+        precision: what to.
         scheme: key of `passes.SCHEMES`.
         keep: names, PyTorch module paths or globs of nodes that stay in floating point.
         smoothing: share of the outliers of activations that weights take, 0 for none.
@@ -34,6 +36,7 @@ class Lowering:
     """
 
     scheme: str
+    precision: Precision = Precision.INT8
     keep: tuple[str, ...] = ()
     smoothing: float = 0.0
     weight_bits: int = 8
@@ -43,37 +46,37 @@ class Lowering:
 
 @dataclass(frozen=True)
 class Layer:
-    """What became of one product.
+    """What became of one product, or of a node that stays in float32.
 
     Attributes:
         name: of the node.
         origin: path of the PyTorch module that it came from; empty where unknown.
         op: its operator.
-        tensor: the activation that it reads; empty where it has none.
+        macs: multiplications at the point "opt".
+        decision: "int8", "fp16", "bf16" or "float".
+        reason: why it is "float"; empty where it is not.
+        tensor: INT8: the activation that it reads.
         method: how the activation's range was chosen; empty where it has none.
         low: least number that its input can hold.
         high: greatest one.
         scale: of its input.
         sqnr_db: expected signal-to-quantization-noise ratio of its input; None where unknown.
         saturated: share of its input's elements outside of the range; None where unknown.
-        macs: multiplications at the point "opt".
-        decision: "int8" or "float".
-        reason: why it is not "int8"; empty where it is.
     """
 
     name: str
     origin: str
     op: str
-    tensor: str
-    method: str
-    low: float
-    high: float
-    scale: float
-    sqnr_db: float | None
-    saturated: float | None
     macs: int
     decision: str
     reason: str
+    tensor: str = ""
+    method: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    scale: float = 0.0
+    sqnr_db: float | None = None
+    saturated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class Lowered:
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The rows of the products that are not in INT8."""
-        return [row for row in self.layers if row["decision"] != "int8"]
+        """The rows of what stays in float32."""
+        return [row for row in self.layers if row["decision"] == "float"]
 
 
 def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
@@ -102,15 +105,36 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
-    return Lowering(scheme, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes, quantization.dynamic)
+    return Lowering(
+        scheme=scheme,
+        precision=job.precision,
+        keep=quantization.keep,
+        smoothing=quantization.smoothing,
+        weight_bits=7 if narrow else 8,
+        sizes=sizes,
+        dynamic=quantization.dynamic,
+    )
+
+
+def has_own(graph: Path) -> bool:
+    """Whether an ONNX file has Q/DQ of its own, as quantization-aware training leaves them."""
+    from . import protos, storage
+
+    return any(node.op_type == "DequantizeLinear" for node in protos.nodes(storage.load_light(graph)[0]))
 
 
 def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> Lowered:
-    """Reads the ONNX file `graph`, quantizes it and writes `out`; without a table only where `how` is dynamic.
+    """Reads the ONNX file `graph`, lowers it and writes `out`.
+
+    Args:
+        graph: in float32.
+        out: the ONNX file.
+        how: to what.
+        table: ranges; None where the graph brings Q/DQ of its own, for dynamic INT8 and for 16 bits.
 
     Raises:
         UsageError: `keep` names no node of the graph.
-        BuildFailed: no product can be quantized.
+        BuildFailed: nothing could be lowered.
     """
     from ..passes import RemoveUnused, StripMetadata, check, signature
     from . import effect, storage
@@ -118,34 +142,77 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     model = storage.load(graph)
     wanted = signature(model)
     require_known(model, how.keep)
-    own = any(node.op_type == "DequantizeLinear" for node in model.graph)
-    smoothed: dict[str, tuple[float, float]] = {}
-    if how.dynamic:
-        layers = _quantize_dynamic(model, how)
-    else:
-        assert table is not None
-        smoothed = _smooth(model, how, table)
-        inserting = _inserting(how, table, smoothed)
-        layers = list(_layers(model, inserting, how, table, smoothed))
-        inserting(model)
-    layers += _quantize_embeddings(model, how)
-    RemoveUnused()(model)  # the weights in floating point
+    lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
+    layers, smoothed = lowering(model, how, table)
+    if how.precision is Precision.INT8:
+        layers += _quantize_embeddings(model, how)
+        RemoveUnused()(model)  # the weights in floating point
     check(model, wanted)
     counts = effect.count(model, how.sizes)
-    if "int8" not in counts:
+    if _NAMES[how.precision] not in counts:
+        reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
         raise BuildFailed(
-            f"INT8 had no effect: {_why_not(layers)}",
+            f"{how.precision} had no effect: "
+            + ("; ".join(reasons[:3]) or "the graph has no matrix product or convolution"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )
     StripMetadata()(model)
     storage.save(model, out)
-    rows = [asdict(layer) for layer in layers]
-    if own:
-        rows = [row | {"decision": "int8", "reason": ""} if row["reason"] == OWN else row for row in rows]
-    return Lowered(counts, rows, list(smoothed))
+    return Lowered(counts, [asdict(layer) for layer in layers], smoothed)
 
 
-OWN = "it has Q/DQ of its own"
+def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
+    from ..calibration.table import RangeTable
+
+    known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
+    smoothed = _smooth(model, how, known)
+    inserting = _inserting(how, known, smoothed)
+    layers = list(_layers(model, inserting, how, known, smoothed))
+    inserting(model)
+    own = [replace(layer, decision="int8", reason="") if layer.reason == _OWN else layer for layer in layers]
+    return own, list(smoothed)
+
+
+def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Quantizes weights, and activations when they are there; returns a row per product."""
+    from ..passes import QuantizeDynamic
+
+    quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
+    quantizing(model)
+    return layers, []
+
+
+def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Inserts casts; returns a row per node that stays in float32, and per product."""
+    from ..passes import ORIGIN, ConvertPrecision, layer_name
+    from . import effect
+
+    converting = ConvertPrecision(
+        dtype=_NAMES[how.precision],
+        keep=how.keep,
+        ranges=tuple((name, one.min, one.max) for name, one in table.tensors.items()) if table else (),
+    )
+    kept = dict(converting.kept(model))
+    layers = [
+        Layer(
+            name=layer_name(node),
+            origin=node.metadata_props.get(ORIGIN, ""),
+            op=node.op_type,
+            macs=effect.macs(node, how.sizes),
+            decision="float" if node in kept else str(how.precision),
+            reason=kept.get(node, ""),
+        )
+        for node in model.graph
+        if node in kept or node.op_type in effect.PRODUCTS
+    ]
+    converting(model)
+    return layers, []
+
+
+_NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
+_OWN = "it has Q/DQ of its own"
 
 
 def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
@@ -194,15 +261,6 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
     return ranges
 
 
-def _quantize_dynamic(model: "ir.Model", how: Lowering) -> list[Layer]:
-    from ..passes import QuantizeDynamic
-
-    quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
-    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
-    quantizing(model)
-    return layers
-
-
 def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
     from ..passes import ORIGIN, layer_name
     from . import effect
@@ -211,16 +269,10 @@ def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
         name=layer_name(node),
         origin=node.metadata_props.get(ORIGIN, ""),
         op=node.op_type,
-        tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
-        method="",
-        low=0.0,
-        high=0.0,
-        scale=0.0,
-        sqnr_db=None,
-        saturated=None,
         macs=effect.macs(node, how.sizes),
         decision="float" if reason else "int8",
         reason=reason,
+        tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
     )
 
 
@@ -290,8 +342,3 @@ def _layers(
             decision="float" if reason else "int8",
             reason=reason,
         )
-
-
-def _why_not(layers: list[Layer]) -> str:
-    reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
-    return "; ".join(reasons[:3]) or "the graph has no matrix product or convolution"

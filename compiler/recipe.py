@@ -28,6 +28,7 @@ class Source:
         weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
         data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
         trust_pickle: whether files may run code when they are read.
+        brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Source:
     weights: Path | None = None
     data: Path | None = None
     trust_pickle: bool = False
+    brief: bool = False
 
     @property
     def frontend(self) -> str:
@@ -104,7 +106,7 @@ class Quantization:
 
     calibration: Calibration = Calibration()
     keep: tuple[str, ...] = ()
-    smoothing: float = 0.5
+    smoothing: float = 0.7
     guard: Guard = Guard()
     dynamic: bool = False
 
@@ -153,10 +155,6 @@ def source(
     """
     from .files import require_file
 
-    parsed = tuple(shapes.parse_input(text) for text in inputs)
-    sizes = tuple(shapes.parse_dim(text) for text in dims)
-    if parsed:
-        shapes.check_dims(parsed, sizes)
     path, colon, function = model.rpartition(":")
     if model.endswith((".onnx", ".pt2", ".pt", ".pth")):
         require_file(Path(model))
@@ -174,10 +172,27 @@ def source(
         )
     if weights is not None and ":" not in model and not model.endswith((".pt", ".pth")):
         raise UsageError(f"--weights does not go with {model}, which has weights", hint="Leave --weights out")
-    for file in (weights, data):
-        if file is not None:
-            require_file(file)
-    return Source(model, parsed, sizes, weights, data, trust_pickle)
+    if weights is not None:
+        require_file(weights)
+    known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    return replace(known, weights=weights, trust_pickle=trust_pickle)
+
+
+def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = (), data: Path | None = None) -> Source:
+    """Checks the words that say what an ONNX file, whatever its name, runs on.
+
+    Raises:
+        UsageError: a shape does not parse, a dimension has no sizes, or the data is missing.
+    """
+    from .files import require_file
+
+    parsed = tuple(shapes.parse_input(text) for text in inputs)
+    sizes = tuple(shapes.parse_dim(text) for text in dims)
+    if parsed:
+        shapes.check_dims(parsed, sizes)
+    if data is not None:
+        require_file(data)
+    return Source(path, parsed, sizes, data=data)
 
 
 def job(
@@ -197,13 +212,14 @@ def job(
     """
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
+    model = replace(model, brief=bool(quantization.calibration.data) and model.frontend == "onnx")
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
         require_data(quantization, model)
-    elif quantization != Quantization():
-        raise UsageError(
-            f"calibration, --dynamic and accuracy bounds go with -p int8, not with {asked}", hint="Add -p int8"
-        )
+    elif quantization.dynamic:
+        raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
+    elif asked is Precision.FP32 and quantization != Quantization():
+        raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made

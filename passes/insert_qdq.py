@@ -1,7 +1,8 @@
 """Lays Q/DQ out for the kernels of a family of targets, from calibrated ranges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -9,10 +10,12 @@ import onnx_ir as ir
 from ._base import ORIGIN, Pass
 from ._constants import free_constant
 from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, is_weight, layer_name, operands, regions
-from ._schemes import SCHEMES
+from ._regions import Regions, absorbed, bias_of, bounds, is_plain, is_weight, operands, regions
+from ._schemes import SCHEMES, Scheme
 
-_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
+T = TypeVar("T")
+_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
+"""Axis of a weight that has the output channels."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,15 @@ class InsertQdq(Pass):
 
     def regions(self, model: ir.Model) -> Regions:
         """Returns what is quantized, and why the rest is not; changes nothing."""
+        scheme, opset = SCHEMES[self.family], model.opset_imports.get("", 1)
         known = {name for name, _, _ in self.ranges}
-        scheme = SCHEMES[self.family]
-        opset = model.opset_imports.get("", 1)
-        found = regions(model.graph, scheme, self.keep, opset)
-        if not known:
-            return found
-        unknown = tuple(
-            layer_name(node)
-            for node in found.nodes
-            if node.op_type in scheme.products
-            and any((found.source.get(value, value).name or "") not in known for value in operands(node))
-        )
-        if unknown:
-            found = regions(model.graph, scheme, (*self.keep, *unknown), opset)
-            for node in found.refused:
-                if layer_name(node) in unknown:
-                    found.refused[node] = "the calibration table has no range for its input"
-        return found
+        without: dict[ir.Node, str] = {}
+        while True:
+            found = regions(model.graph, scheme, self.keep, opset, without)
+            lacking = {node: name for node in found.nodes if (name := _lacking(node, found, scheme, known))}
+            if not known or not lacking:
+                return found
+            without |= {node: f"the calibration table has no range for {name!r}" for node, name in lacking.items()}
 
     def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields the products that stay in floating point, and why."""
@@ -80,6 +74,26 @@ def observed(model: ir.Model) -> list[str]:
     return list(names)
 
 
+def _lacking(node: ir.Node, found: Regions, scheme: Scheme, known: set[str]) -> str:
+    """Returns the name of a tensor that has no range, yet the node would need one; empty where there is none."""
+    values = operands(node)
+    if node.op_type in scheme.outputs:
+        values.append(absorbed(node.outputs[0], scheme))
+    names = (_measured(found.source.get(value, value), scheme, known).name or "" for value in values)
+    return next((name for name in names if name not in known), "")
+
+
+def _measured(value: ir.Value, scheme: Scheme, known: Container[str]) -> ir.Value:
+    """Returns the tensor whose range holds for the value: itself, or what it was moved from by operators that stay."""
+    first = value
+    while value.name not in known and (maker := value.producer()) is not None:
+        source = maker.inputs[0] if maker.domain == "" and maker.op_type in scheme.moves else None
+        if source is None or not is_plain(maker):
+            return first
+        value = source
+    return value
+
+
 class _Writer:
     """Puts the pairs into a graph; equal scales, zero points and weights are one initializer each."""
 
@@ -92,32 +106,48 @@ class _Writer:
         self.ranges = ranges
         self.found = found
         self.activations: dict[ir.Value, Grid] = {}
-        self.greatest: dict[tuple[ir.Value, int | None], np.ndarray] = {}
+        self.scales: dict[tuple[ir.Value, int | None], np.ndarray] = {}
+        self.names = {node.name for node in graph.all_nodes()}
         self.constants: dict[object, ir.Value] = {}
-        self.weights: dict[object, ir.Value] = {}
+        self.weights: dict[tuple[ir.Value, int | None], ir.Value] = {}
 
     def write(self) -> None:
         """Quantizes activations, then weights and biases."""
         for value, everywhere in self.found.values.items():
             self._put_pair(value, everywhere)
-        for node in self.found.nodes:
-            if node.op_type in self.scheme.products and is_weight(node.inputs[1]):
-                self._put_weight(node)
+        nodes = [
+            node for node in self.found.nodes if node.op_type in self.scheme.products and is_weight(node.inputs[1])
+        ]
+        for node in nodes:
+            self._measure(node)
+        places = [(node, 1) for node in nodes] + [place for node in nodes if (place := bias_of(node)) is not None]
+        old = dict.fromkeys(_found(node.inputs[index]) for node, index in places)
+        for node in nodes:
+            self._put_weight(node)
+        for value in old:
+            if not value.uses() and not value.is_graph_output() and value.name is not None:
+                self.graph.initializers.pop(value.name, None)
 
     def _put_pair(self, value: ir.Value, everywhere: bool) -> None:
         source = self.found.source.get(value, value)
-        if source.name is None or source.name not in self.ranges:
+        measured = _measured(source, self.scheme, self.ranges)
+        if measured.name is None or measured.name not in self.ranges:
             return
-        found = grid(*self.ranges[source.name], self.scheme.activations)
+        low, high = self.ranges[measured.name]
+        signed = source in self.found.signed and low < 0
+        dtype = ir.DataType.INT8 if signed else self.scheme.activations
+        found = grid(low, high, dtype, bounds(value.producer()))
         scale = self._constant(f"{source.name}_scale", found.scale)
         zero = self._constant(f"{source.name}_zero_point", found.zero_point)
-        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_QuantizeLinear")
+        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}_QuantizeLinear"))
         whole = quantize.outputs[0]
-        dequantize = ir.node("DequantizeLinear", [whole, scale, zero], name=f"{value.name}_DequantizeLinear")
+        dequantize = ir.node(
+            "DequantizeLinear", [whole, scale, zero], name=self._name(f"{value.name}_DequantizeLinear")
+        )
         result = dequantize.outputs[0]
         whole.name, result.name = f"{value.name}_quantized", f"{value.name}_dequantized"
-        whole.type, result.type = ir.TensorType(self.scheme.activations), value.type
-        whole.shape, result.shape = value.shape, value.shape
+        whole.type, result.type = ir.TensorType(dtype), value.type
+        whole.shape, result.shape = (None if value.shape is None else value.shape.copy() for _ in range(2))
         self.activations[result] = found
         producer = value.producer()
         if producer is None:
@@ -128,11 +158,7 @@ class _Writer:
         if everywhere and value.is_graph_output():
             self._swap_output(value, result)
         for use in list(value.uses()):
-            if (
-                use.node is not quantize
-                and use.node.graph is self.graph
-                and (everywhere or use.node in self.found.nodes)
-            ):
+            if use.node is not quantize and (everywhere or use.node in self.found.nodes):
                 use.node.replace_input_with(use.idx, result)
 
     def _swap_output(self, value: ir.Value, result: ir.Value) -> None:
@@ -142,34 +168,59 @@ class _Writer:
             if output is value:
                 self.graph.outputs[index] = result
 
-    def _put_weight(self, node: ir.Node) -> None:
-        left, weight, bias = [*node.inputs, None][:3]
-        assert left is not None
-        assert weight is not None
-        axis = self._axis(node, weight)
-        activation = self.activations.get(left)
-        whole = bias if self.scheme.integer_bias and activation is not None else None
-        numbers = None if whole is None else _tensor(whole).numpy()
-        if (weight, axis) not in self.greatest:
-            self.greatest[weight, axis] = weight_scale(_tensor(weight), axis, self.options.weight_bits)
-        step = float(activation.scale) if activation is not None else 1.0
-        scale = with_room_for_bias(self.greatest[weight, axis], numbers, step)
-        node.replace_input_with(1, self._weight(node, weight, scale, axis))
-        if whole is not None and numbers is not None:
-            node.replace_input_with(2, self._bias(node, whole, numbers, (scale * step).astype(np.float32)))
+    def _measure(self, node: ir.Node) -> None:
+        """Products that share a weight share its scale: it is as large as each of them needs."""
+        weight, axis = _weight_of(node), self._axis(node)
+        if (weight, axis) not in self.scales:
+            self.scales[weight, axis] = weight_scale(_tensor(weight), axis, self.options.weight_bits)
+        bias, step = self._integer_bias(node), self._step(node)
+        self.scales[weight, axis] = with_room_for_bias(self.scales[weight, axis], bias, step)
 
-    def _axis(self, node: ir.Node, weight: ir.Value) -> int | None:
+    def _put_weight(self, node: ir.Node) -> None:
+        weight, axis = _weight_of(node), self._axis(node)
+        place, bias = bias_of(node), self._integer_bias(node)
+        scale = self.scales[weight, axis]
+        node.replace_input_with(1, self._weight(node, weight, scale, axis))
+        if bias is not None and place is not None:
+            user, index = place
+            old = _found(user.inputs[index])
+            total = (scale * self._step(node)).astype(np.float32)
+            user.replace_input_with(index, self._bias(node, old, bias, total))
+
+    def _step(self, node: ir.Node) -> np.float32:
+        """The scale of a product's input."""
+        value = _found(node.inputs[0])
+        while value not in self.activations:  # it was moved
+            value = _found(_found(value.producer()).inputs[0])
+        return np.float32(self.activations[value].scale)
+
+    def _integer_bias(self, node: ir.Node) -> np.ndarray | None:
+        """Returns the bias as float32[channels]; None where there is none, or where it stays in floating point."""
+        place = bias_of(node)
+        if place is None or not self.scheme.integer_bias:
+            return None
+        user, index = place
+        sizes = _tensor(_weight_of(node)).shape.numpy()
+        bias = _tensor(_found(user.inputs[index])).numpy()
+        return np.broadcast_to(bias.reshape(-1), (sizes[self._output_axis(node)],))
+
+    def _axis(self, node: ir.Node) -> int | None:
         if not self.options.per_channel:
             return None
-        if node.op_type == "Gemm":
-            return 0 if node.attributes.get_int("transB", 0) else 1
         if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
-            return None
-        return _OUTPUT_AXIS[node.op_type] % len(_tensor(weight).shape)
+            return None  # each group has channels of its own
+        rank = len(_tensor(_weight_of(node)).shape)
+        if node.op_type == "MatMul" and rank > 2:
+            return None  # ONNX Runtime's MatMulIntegerToFloat fails on a scale per column of each matrix
+        return self._output_axis(node) % rank
+
+    def _output_axis(self, node: ir.Node) -> int:
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        return 0 if transposed else _OUTPUT_AXIS[node.op_type]
 
     def _weight(self, node: ir.Node, weight: ir.Value, scale: np.ndarray, axis: int | None) -> ir.Value:
-        """A weight that several products share is dequantized once, where their scales agree."""
-        key = (weight, axis, scale.tobytes())
+        """A weight that several products share is dequantized once."""
+        key = (weight, axis)
         if key not in self.weights:
             tensor = lazy(_tensor(weight), scale, axis, self.options.weight_bits, f"{weight.name}_quantized")
             self.weights[key] = self._dequantize(node, tensor, scale, axis, weight)
@@ -190,12 +241,11 @@ class _Writer:
         scales = self._constant(f"{old.name}_scale", scale)
         zero = self._constant(f"{old.name}_zero_point", np.zeros(scale.shape, tensor.dtype.numpy()))
         attributes = {} if axis is None else {"axis": axis}
-        made = ir.node(
-            "DequantizeLinear", [whole, scales, zero], attributes=attributes, name=f"{old.name}_DequantizeLinear"
-        )
+        name = self._name(f"{old.name}_DequantizeLinear")
+        made = ir.node("DequantizeLinear", [whole, scales, zero], attributes=attributes, name=name)
         _inherit_origin(node, made)
         result = made.outputs[0]
-        result.name, result.type, result.shape = f"{old.name}_dequantized", old.type, old.shape
+        result.name, result.type, result.shape = f"{old.name}_dequantized", old.type, sizes.copy()
         self.graph.insert_before(node, made)
         return result
 
@@ -204,6 +254,15 @@ class _Writer:
         if key not in self.constants:
             self.constants[key] = self._register(free_constant(name, array))
         return self.constants[key]
+
+    def _name(self, wanted: str) -> str:
+        """Names of nodes are unique: ONNX Runtime refuses a graph that has one twice."""
+        name, count = wanted, 0
+        while name in self.names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.names.add(name)
+        return name
 
     def _register(self, value: ir.Value) -> ir.Value:
         name, count = value.name, 0
@@ -214,9 +273,17 @@ class _Writer:
         return value
 
 
+def _found(thing: T | None) -> T:
+    assert thing is not None
+    return thing
+
+
+def _weight_of(node: ir.Node) -> ir.Value:
+    return _found(node.inputs[1])
+
+
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    assert value.const_value is not None
-    return value.const_value
+    return _found(value.const_value)
 
 
 def _inherit_origin(node: ir.Node, *made: ir.Node) -> None:

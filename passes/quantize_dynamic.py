@@ -1,7 +1,7 @@
 """Quantizes matrix products by the range that their activation has when it comes: no calibration data is needed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +12,12 @@ from ._embeddings import is_lookup, look_up, rank
 from ._integers import lazy, weight_scale, with_room_for_bias
 from ._match import producer, require, text
 from ._regions import is_kept, is_weight, layer_name, require_quantizable
+from ._schemes import SCHEMES
 
 _PRODUCTS = ("Gemm", "MatMul")
 _SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
 _LEAST_ROW = 1e-30
+_SCHEME = replace(SCHEMES["onnxruntime"], both_computed=True, integer_bias=False)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class QuantizeDynamic(Pass):
         for node in model.graph:
             if node.domain == "" and node.op_type in _PRODUCTS:
                 try:
-                    require_quantizable(node, self.keep, opset)
+                    require_quantizable(node, _SCHEME, self.keep, opset)
                     weight, _ = _weight_of(node)
                     require(weight is not None, f"its right side {text(node.inputs[1])} is no constant")
                     assert weight is not None
@@ -159,7 +161,7 @@ class _Writer:
         if (value, transposed) not in self.weights:
             tensor, axis, bits = value.const_value, 0 if transposed else 1, self.options.weight_bits
             assert tensor is not None
-            scale = with_room_for_bias(weight_scale(tensor, axis, bits), None, 1.0)
+            scale = with_room_for_bias(weight_scale(tensor, axis, bits), None, np.float32(1))
             whole = lazy(tensor, scale, axis, bits, f"{value.name}_quantized", transposed=transposed)
             scales = self._constant(f"{value.name}_scale", scale)
             zeros = self._constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8))

@@ -71,7 +71,7 @@ class QuantizeEmbeddings(Pass):
 def _quantize(graph: ir.Graph, table: ir.Value, nodes: list[ir.Node]) -> None:
     tensor = table.const_value
     assert tensor is not None
-    scale = with_room_for_bias(weight_scale(tensor, 0, _BITS), None, 1.0)
+    scale = with_room_for_bias(weight_scale(tensor, 0, _BITS), None, np.float32(1))
     whole = new_lazy(graph, lazy(tensor, scale, 0, _BITS, f"{table.name}_quantized"))
     scales = new_constant(graph, f"{table.name}_scale", scale[:, np.newaxis])
     for node in nodes:

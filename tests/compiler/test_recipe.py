@@ -117,9 +117,10 @@ def test_bad_tolerances(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_what_no_backend_can_do_is_told_with_reasons() -> None:
+def test_what_no_backend_can_do_is_told_with_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "has_bf16", lambda: False)
     with pytest.raises(Unavailable) as caught:
-        recipe.job(X, "cpu", "int8")
+        recipe.job(X, "cpu", "bf16")
     assert "onnxruntime-cpu: " in caught.value.what
     assert "openvino-cpu: " in caught.value.what
     assert "planc doctor" in caught.value.hint
