@@ -153,7 +153,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
         raise BuildFailed(
             f"{how.precision} had no effect: "
-            + ("; ".join(reasons[:3]) or "the graph has no matrix product or convolution"),
+            + ("; ".join(reasons[:3]) or f"the graph has no matrix product{'' if how.dynamic else ' or convolution'}"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )
     StripMetadata()(model)

@@ -96,3 +96,12 @@ def test_a_tied_projection_and_its_embedding_stay_one_copy(
     matrices = [value for value in model.graph.initializers.values() if value.dtype is ir.DataType.INT8]
     assert sorted(len(value.shape or ()) for value in matrices) == [1, 2]
     assert not QuantizeEmbeddings(least_bytes=1)(model).modified
+
+
+def test_a_transposed_table_that_the_graph_gives_out_stays(
+    graph: Callable[..., Any], infer: Callable[..., Any]
+) -> None:
+    text = "g (float[n,8] x) => (float[n,12] y, float[8,12] t) { t = Transpose(w) y = MatMul(x, t) }"
+    model = graph(text, w=np.random.default_rng(0).standard_normal((12, 8), dtype=np.float32))
+    before, after = _run(QuantizeDynamic(weight_bits=7), model, infer, {"x": np.ones((3, 8), np.float32)})
+    np.testing.assert_array_equal(before[1], after[1])
