@@ -138,7 +138,7 @@ def clamped(array: np.ndarray, half: Half) -> np.ndarray:
     Half of it, so that a score may be added.
     """
     limit = np.float32(half.greatest)
-    if not (abs(array[np.isfinite(array)]) > limit).any():
+    if not array.size or -limit <= array.min() <= array.max() <= limit:
         return array
     low = np.where(array <= FAR, -limit / 2, -limit)
     fixed: np.ndarray = np.where(array > limit, limit, np.where(array < -limit, low, array))
