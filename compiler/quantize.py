@@ -136,7 +136,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         UsageError: `keep` names no node of the graph.
         BuildFailed: nothing could be lowered.
     """
-    from ..passes import StripMetadata, check, signature
+    from ..passes import RemoveUnused, StripMetadata, check, signature
     from . import effect, storage
 
     model = storage.load(graph)
@@ -146,6 +146,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     layers, smoothed = lowering(model, how, table)
     if how.precision is Precision.INT8:
         layers += _quantize_embeddings(model, how)
+        RemoveUnused()(model)  # the weights in floating point
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if _NAMES[how.precision] not in counts:

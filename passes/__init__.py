@@ -56,6 +56,7 @@ __all__ = [
     "Pass",
     "QuantizeDynamic",
     "QuantizeEmbeddings",
+    "RemoveUnused",
     "SmoothActivations",
     "StripMetadata",
     "all_graphs",
