@@ -44,7 +44,9 @@ def data(tmp_path: Path) -> str:
     return str(tmp_path / "x.npz")
 
 
-def _search(graph: Path, calibration: str, *bounds: str, target: str = "onnxruntime-cpu", **options: Any) -> guard.Guarded:
+def _search(
+    graph: Path, calibration: str, *bounds: str, target: str = "onnxruntime-cpu", **options: Any
+) -> guard.Guarded:
     wanted = Quantization(Calibration(data=calibration), smoothing=0.0, guard=Guard(bounds, **options))
     job = recipe.job(Source(str(graph)), target, "int8", quantization=wanted)
     table, _ = calibrate.measure(graph, wanted.calibration, SPECS, DIMS, emit=_emit)
