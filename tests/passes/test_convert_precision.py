@@ -352,6 +352,13 @@ def test_inputs_of_a_fixed_type(convert: Convert, text: str, arrays: Any, float_
     assert found == float_inputs
 
 
+def test_a_cast_of_float32_to_itself_is_no_purpose(convert: Convert) -> None:
+    text = """g (float[2,4] x) => (float[2,4] y) {
+      a = MatMul(x, w) c = Cast<to=1>(a) b = Exp(c)
+      d = Log(b) y = MatMul(d, w) }"""
+    convert(text, feed={"x": _draw(2, 4)}, w=np.eye(4, dtype=np.float32))
+
+
 def test_statistics_of_a_layer_norm_stay_float32(convert: Convert) -> None:
     text = """g (float[2,6] x) => (float[2,6] y, float[2,1] m) {
       a = MatMul(x, w) y, m, i = LayerNormalization(a, s, t) }"""
