@@ -17,6 +17,7 @@ from ._schemes import SCHEMES
 _PRODUCTS = ("Gemm", "MatMul")
 _SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
 _LEAST_ROW = 1e-30
+_LAST = (("last_axis", -1), ("row_start", 0), ("row_stop", 1))
 _SCHEME = replace(SCHEMES["onnxruntime"], both_computed=True, integer_bias=False)
 
 
@@ -137,21 +138,21 @@ class _Writer:
         if not self.options.rows or maker is None or maker.domain != "" or maker.op_type not in _SPREAD:
             return value, None
         magnitude = ir.node("Abs", [value], name=f"{value.name}_Abs")
+        last, start, stop = (self._constant(name, np.array([number])) for name, number in _LAST)
         if self.opset >= 18:
-            axes = self._constant("last_axis", np.array([-1]))
-            most = ir.node("ReduceMax", [magnitude.outputs[0], axes], name=f"{value.name}_ReduceMax")
+            most = ir.node("ReduceMax", [magnitude.outputs[0], last], name=f"{value.name}_ReduceMax")
         else:
             most = ir.node("ReduceMax", magnitude.outputs, attributes={"axes": [-1]}, name=f"{value.name}_ReduceMax")
-        rows = ir.node(
-            "Max",
-            [most.outputs[0], self._constant("least_row", np.array(_LEAST_ROW, np.float32))],
-            name=f"{value.name}_Max",
-        )
+        # of no rows at all, ONNX Runtime's ReduceMax gives out the shape that it got
+        first = ir.node("Slice", [most.outputs[0], start, stop, last], name=f"{value.name}_Slice")
+        least = self._constant("least_row", np.array(_LEAST_ROW, np.float32))
+        rows = ir.node("Max", [first.outputs[0], least], name=f"{value.name}_Max")
         result = ir.node("Div", [value, rows.outputs[0]], name=f"{value.name}_Div")
         narrow = None if value.shape is None else ir.Shape([*list(value.shape)[:-1], 1])
-        for one in (magnitude, most, rows, result):
-            _describe(one, node, ir.DataType.FLOAT, narrow if one in (most, rows) else value.shape)
-        self.graph.insert_before(node, [magnitude, most, rows, result])
+        made = [magnitude, most, first, rows, result]
+        for one in made:
+            _describe(one, node, ir.DataType.FLOAT, value.shape if one in (magnitude, result) else narrow)
+        self.graph.insert_before(node, made)
         return result.outputs[0], rows.outputs[0]
 
     def _weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -99,12 +99,24 @@ def test_a_row_of_outliers_leaves_the_others_their_precision(quantized: Callable
     assert noise > 0.2
 
 
-def test_rows_of_zeros_stay_zeros(graph: Callable[..., ir.Model], infer: Callable[..., Any]) -> None:
-    model = graph("g (float[n,16] x) => (float[n,8] y) { a = Relu(x) y = MatMul(a, w) }", w=_draw(16, 8))
+@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("opset", [17, 20])
+def test_rows_of_zeros_stay_zeros(
+    graph: Callable[..., ir.Model], infer: Callable[..., Any], rows: int, opset: int
+) -> None:
+    head = f'<ir_version: 8, opset_import: ["": {opset}]> '
+    model = graph(f"{head} g (float[n,16] x) => (float[n,8] y) {{ a = Relu(x) y = MatMul(a, w) }}", w=_draw(16, 8))
     InferShapes()(model)
     QuantizeDynamic(weight_bits=BITS)(model)
-    (y,) = infer(model, x=np.zeros((3, 16), np.float32))
+    (y,) = infer(model, x=np.zeros((rows, 16), np.float32))
+    assert y.shape == (rows, 8)
     assert not y.any()
+
+
+def test_a_vector_is_one_row(quantized: Callable[..., Any]) -> None:
+    text = "g (float[16] x) => (float[8] y) { a = Relu(x) y = MatMul(a, w) }"
+    _, noise = quantized(text, feed={"x": _draw(16)}, w=_draw(16, 8))
+    assert noise < 0.03
 
 
 def test_columns_of_zeros_stay_zeros(quantized: Callable[..., Any]) -> None:
