@@ -56,6 +56,8 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 def macs(node: ir.Node, sizes: Mapping[str, int]) -> int:
     """Returns how often a product multiplies and adds; 0 where its shapes are not known."""
+    if node.op_type not in (*PRODUCTS, *_ON_INTEGERS):
+        return 0
     left, right = _operands(node)
     output = _shape(node.outputs[0], sizes)
     if left is None or right is None or output is None:

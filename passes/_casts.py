@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ._constants import new_constant
 from ._halves import clamped, constant_tensor, halved
 from ._precision import Plan, body_graphs
-from ._slots import DTYPES, OURS
+from ._slots import DTYPES, GENERATORS, OURS
 
 _SMALL = 1024  # bytes of a constant that is stored in both types where both are needed
 _CAST = 13  # opset of Cast from and to both types
@@ -80,6 +80,8 @@ def _keep_type(node: ir.Node, plan: Plan) -> None:
     """States float32 where a node gives what it takes, and that changes."""
     name, first = DTYPES.get(node.op_type), node.inputs[0]
     changes = node not in plan.slots and first is not None and plan.gives_half(first)
+    if changes and node.op_type in GENERATORS:
+        node.metadata_props[OURS] = "convert-precision"  # it was a Cast from float32, and nobody's purpose
     if changes and name is not None and name not in node.attributes and _is_float(node.outputs[0]):
         node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT.value)
 

@@ -14,7 +14,7 @@ from ._slots import OURS, Slots
 _SQUARES = ("LpNormalization", "LpPool", "ReduceL2", "ReduceSumSquare")
 _EXPONENTIALS = ("Cosh", "Exp", "ReduceLogSumExp", "Sinh")
 _SUMS = ("CumSum", "ReduceL1", "ReduceProd", "ReduceSum")
-_POSITIONS = ("AffineGrid", "DFT", "MaxRoiPool", "MelWeightMatrix", "RoiAlign", "STFT")
+_POSITIONS = ("AffineGrid", "DFT", "GridSample", "MaxRoiPool", "MelWeightMatrix", "RoiAlign", "STFT")
 _SCATTERS = ("ScatterElements", "ScatterND")
 _MOVES = frozenset({
     "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Slice",
@@ -33,7 +33,15 @@ HEAVY = frozenset({
 """Operators that 16 bits are for: they are worth two Casts."""
 _MASKED = frozenset({"Add", "Clip", "Max", "Min", "Mul", "Where"}) | _MOVES
 _CLIPPED = ("Clip", "Max", "Min", "Pad", "Where")
-_STRICT = {("DequantizeLinear", 1), ("Div", 1), ("Log", 0), ("Mod", 1), ("QuantizeLinear", 1), ("Reciprocal", 0)}
+_STRICT = {
+    ("BatchNormalization", 4),
+    ("DequantizeLinear", 1),
+    ("Div", 1),
+    ("Log", 0),
+    ("Mod", 1),
+    ("QuantizeLinear", 1),
+    ("Reciprocal", 0),
+}
 _SMALL_PRODUCT = 512  # elements of a constant that positions are multiplied with
 _LONG_INTEGERS = (ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT32, ir.DataType.UINT64)
 _MARGIN = 2

@@ -74,11 +74,11 @@ class Constants:
 
     Attributes:
         half: the type that they shall have.
-        fits: what was found.
+        fits: what was found, by constant and by whether each number counts.
     """
 
     half: Half
-    fits: dict[ir.Value, Fit] = field(default_factory=dict)
+    fits: dict[tuple[ir.Value, bool], Fit] = field(default_factory=dict)
 
     def require_fit(self, value: ir.Value, *, strict: bool, masks: bool, bounds: bool) -> None:
         """Checks that a constant may become 16 bits wide.
@@ -95,14 +95,16 @@ class Constants:
         tensor = constant_tensor(value)
         if tensor is None:
             return
-        if value not in self.fits:
-            self.fits[value] = _fit(tensor, self.half)
-        fit, text = self.fits[value], self.half.text
+        each = strict or tensor.size == 1
+        if (value, each) not in self.fits:
+            plain = not each and _fits_plainly(tensor, self.half)
+            self.fits[value, each] = Fit() if plain else _fit(tensor, self.half)
+        fit, text = self.fits[value, each], self.half.text
         if fit.worst and not bounds:
             raise Miss(f"the constant {value.name!r} holds {fit.worst:.4g}, which {text} does not")
         if fit.mask and not (masks or bounds):
             raise Miss(f"the constant {value.name!r} holds numbers below {-self.half.greatest:.4g}")
-        if fit.lost if strict or tensor.size == 1 else fit.rough:
+        if fit.lost if each else fit.rough:
             raise Miss(f"the constant {value.name!r} holds {fit.example:.4g}, which {text} rounds too much")
 
 
@@ -136,7 +138,7 @@ def clamped(array: np.ndarray, half: Half) -> np.ndarray:
     Half of it, so that a score may be added.
     """
     limit = np.float32(half.greatest)
-    if not (abs(array[np.isfinite(array)]) > limit).any():
+    if not array.size or -limit <= array.min() <= array.max() <= limit:
         return array
     low = np.where(array <= FAR, -limit / 2, -limit)
     fixed: np.ndarray = np.where(array > limit, limit, np.where(array < -limit, low, array))
@@ -151,6 +153,21 @@ def _halved(tensor: ir.TensorProtocol, half: Half, name: str | None) -> ir.Tenso
         for at in range(0, flat.size, _CHUNK):
             target[at : at + _CHUNK] = clamped(flat[at : at + _CHUNK], half)
     return ir.Tensor(made, dtype=half.dtype, name=name)
+
+
+def _fits_plainly(tensor: ir.TensorProtocol, half: Half) -> bool:
+    """Whether numbers are within the range, and so great that as a whole they lose little: most weights do.
+
+    A number loses `unit` of itself, or `unit * least` where it is smaller than `least`: where the root of the mean
+    square is not, that is 2 units at most. So nothing is rounded, and a weight is read at the speed of memory.
+    """
+    flat, total = own_view(tensor).numpy().reshape(-1), 0.0
+    for at in range(0, flat.size, _CHUNK):
+        chunk = flat[at : at + _CHUNK]
+        if not -half.greatest <= chunk.min() <= chunk.max() <= half.greatest:  # false for NaN
+            return False
+        total += float(np.dot(chunk, chunk))
+    return total >= flat.size * half.least**2
 
 
 def _fit(tensor: ir.TensorProtocol, half: Half) -> Fit:

@@ -55,7 +55,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType({
         products=frozenset({"Conv", "Gemm", "MatMul"}),
         joined=frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"}),
         outputs=frozenset({"Add", "AveragePool", "Concat", "Conv", "GlobalAveragePool"}),
-        both_computed=False,  # 5 % of an attention block at best, for 1 to 11 dB
+        both_computed=False,  # 0.99 to 1.02 of the time of an attention block on AVX2, at a loss of 1 to 11 dB
         pairs_behind_moves=True,
         integer_bias=True,
     ),

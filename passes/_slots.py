@@ -16,14 +16,11 @@ if TYPE_CHECKING:
 
 _FLOAT = "tensor(float)"
 _FIXED = frozenset({
-    ("BatchNormalization", "T1"), ("BatchNormalization", "T2"), ("BatchNormalization", "U"), ("Dropout", "T1"),
-    ("EyeLike", "T2"),
-    ("GridSample", "T2"), ("LayerNormalization", "U"), ("OneHot", "T1"), ("OneHot", "T2"),
+    ("Dropout", "T1"), ("EyeLike", "T2"), ("LayerNormalization", "U"), ("OneHot", "T1"), ("OneHot", "T2"),
     ("RandomNormal", "T"), ("RandomNormalLike", "T2"), ("RandomUniform", "T"), ("RandomUniformLike", "T2"),
     ("Resize", "T2"),
 })  # fmt: skip
-"""Operators and type variables that stay float32: statistics, ratios, coordinates, indices,
-and what ONNX Runtime cannot make in 16 bits."""
+"""Operators and type variables that stay float32: ratios, statistics, indices, and what ONNX Runtime cannot make."""
 FREE = frozenset({"Cast", "CastLike", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size"})
 """Operators that take their first input as it comes: no Cast is put before them."""
 GENERATORS = frozenset({"Cast", "CastLike", "ConstantOfShape"})

@@ -1,0 +1,112 @@
+"""The accuracy guard on a net of which one layer does not bear INT8."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planc.compiler import calibrate, guard, quantize, recipe
+from planc.compiler.errors import GateFailed, UsageError
+from planc.compiler.recipe import Calibration, Guard, Quantization, Source
+from planc.compiler.shapes import Dim, TensorSpec
+
+TEXT = """<ir_version: 8, opset_import: ["": 18]> g (float[n,16] x) => (float[n,8] y)
+  <float[n,16] a, float[n,16] b, float[n,16] c, float[n,16] d> {
+  a = MatMul(x, w1)
+  b = Tanh(a)
+  c = MatMul(b, w2)
+  d = Mul(c, outlier)
+  y = MatMul(d, w3)
+}"""
+SPECS = (TensorSpec("x", "float32", ("n", 16)),)
+DIMS = (Dim("n", (1, 8), 1),)
+
+
+def _emit(_kind: str, _value: Any) -> None: ...
+
+
+@pytest.fixture
+def graph(onnx_file: Callable[..., Path], tmp_path: Path) -> Path:
+    """The input of the last product has a channel a thousand times as large as the others, with weights as small."""
+    rng = np.random.default_rng(0)
+    arrays = {f"w{index}": rng.standard_normal((16, 16), np.float32) / 4 for index in (1, 2)}
+    arrays["w3"] = rng.standard_normal((16, 8), np.float32)
+    arrays["outlier"] = np.ones(16, np.float32)
+    arrays["outlier"][3], arrays["w3"][3] = 1000, arrays["w3"][3] / 1000
+    return onnx_file(tmp_path / "net.onnx", TEXT, **arrays)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).standard_normal((24, 16), np.float32))
+    return str(tmp_path / "x.npz")
+
+
+def _search(
+    graph: Path, calibration: str, *bounds: str, target: str = "onnxruntime-cpu", **options: Any
+) -> guard.Guarded:
+    wanted = Quantization(Calibration(data=calibration), smoothing=0.0, guard=Guard(bounds, **options))
+    job = recipe.job(Source(str(graph)), target, "int8", quantization=wanted)
+    table, _ = calibrate.measure(graph, wanted.calibration, SPECS, DIMS, emit=_emit)
+    return guard.search(job, graph, quantize.lowering(job, DIMS), table, SPECS, emit=_emit)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu", "null"])
+def test_the_layer_that_costs_most_goes_back(target: str, graph: Path, data: str) -> None:
+    found = _search(graph, data, "cosine=0.01", target=target)
+    assert found.excluded == ("y",)
+    (row,) = found.facts["excluded"]
+    assert row["noise"] > 0.1
+    assert found.facts["loss"]["cosine=0.01"] <= 0.01
+    assert found.facts["samples"] == 24
+
+
+def test_nothing_is_searched_where_the_bound_holds(graph: Path, data: str) -> None:
+    found = _search(graph, data, "cosine=1.5")
+    assert (found.excluded, found.facts["evaluations"]) == ((), 1)
+
+
+def test_a_stopped_search_goes_on(graph: Path, data: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    with pytest.raises(GateFailed, match="the best found loses"):
+        _search(graph, data, "cosine=0.01", state=state, budget=3)
+    rest = _search(graph, data, "cosine=0.01", state=state)
+    whole = _search(graph, data, "cosine=0.01")
+    assert rest.excluded == whole.excluded
+    assert rest.facts["evaluations"] == whole.facts["evaluations"] - 3
+    assert _search(graph, data, "cosine=0.01", state=state).facts["evaluations"] == 0
+
+
+def test_labels_judge_where_there_are_some(graph: Path, data: str, tmp_path: Path) -> None:
+    from planc.compiler.reference import runner
+
+    x = np.load(data)["x"]
+    answers = runner(graph)({"x": x})["y"].argmax(axis=1)
+    np.savez(tmp_path / "eval.npz", x=x, labels=answers)
+    found = _search(graph, data, "top1=5pp", data=str(tmp_path / "eval.npz"))
+    assert found.facts["labelled"]
+    assert found.facts["loss"]["top1=5pp"] <= 0.05
+    np.savez(tmp_path / "less.npz", x=x, labels=answers[:3])
+    with pytest.raises(UsageError, match="3 labels for 24 samples"):
+        _search(graph, data, "top1=5pp", data=str(tmp_path / "less.npz"))
+
+
+def test_a_metric_of_the_users(graph: Path, data: str, tmp_path: Path) -> None:
+    (tmp_path / "own_metric.py").write_text(
+        "import numpy as np\n"
+        "def spread(outputs, labels):\n    assert labels is None\n    return -float(np.std(outputs))\n"
+        "def broken(outputs, labels):\n    raise ValueError('no')\n"
+    )
+    found = _search(graph, data, f"{tmp_path / 'own_metric.py'}:spread=0.5")
+    assert next(iter(found.facts["loss"].values())) <= 0.5
+    with pytest.raises(UsageError, match=r"raised ValueError: no at own_metric.py:6"):
+        _search(graph, data, f"{tmp_path / 'own_metric.py'}:broken=0.5")
+
+
+def test_what_cannot_hold_says_so(graph: Path, data: str, tmp_path: Path) -> None:
+    (tmp_path / "own_harsh.py").write_text("def never(outputs, labels):\n    return float('nan')\n")
+    with pytest.raises(GateFailed, match=r"INT8 misses the bound: .* of 3 layers in float") as caught:
+        _search(graph, data, f"{tmp_path / 'own_harsh.py'}:never=0.5")
+    assert "--max-drop" in caught.value.hint

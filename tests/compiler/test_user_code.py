@@ -1,0 +1,51 @@
+"""Callables in the user's files, and errors that say where they come from."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from planc.compiler import user_code
+from planc.compiler.errors import UsageError
+
+
+def _file(folder: Path, text: str, name: str = "mine.py") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_a_callable_is_found(tmp_path: Path) -> None:
+    assert user_code.find(f"{_file(tmp_path, 'def f(): return 7')}:f")() == 7
+
+
+def test_a_file_may_be_called_like_a_module_of_the_standard_library(tmp_path: Path) -> None:
+    assert user_code.find(f"{_file(tmp_path, 'def f(): return 8', 'json.py')}:f")() == 8
+    assert sys.modules["json"].__name__ == "json"
+
+
+def test_a_package_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _file(tmp_path, "def f(): return 9", "mine_too.py")
+    assert user_code.find("mine_too:f")() == 9
+
+
+def test_a_missing_name_is_told_with_a_near_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        user_code.find(f"{_file(tmp_path, 'def samples(): ...')}:sample")
+    assert "no 'sample'" in caught.value.what
+    assert "samples" in caught.value.hint
+
+
+def test_an_error_names_the_users_line(tmp_path: Path) -> None:
+    place = _file(tmp_path, "def f():\n    raise KeyError('x')\n")
+    with pytest.raises(UsageError, match=r"calling .* raised KeyError.* at mine.py:2"):
+        user_code.guard(place, "calling", user_code.find(f"{place}:f"))
+    with pytest.raises(UsageError, match=r"importing .* raised SyntaxError"):
+        user_code.find(f"{_file(tmp_path, 'def f(', 'broken.py')}:f")
+
+
+def test_what_was_imported_are_sources(tmp_path: Path) -> None:
+    _file(tmp_path, "X = 1", "mine_helper.py")
+    before = set(sys.modules)
+    user_code.find(f"{_file(tmp_path, 'import mine_helper, difflib' + chr(10) + 'def f(): ...', 'mine_main.py')}:f")
+    assert {path.name for path in user_code.loaded(before)} == {"mine_helper.py", "mine_main.py"}
