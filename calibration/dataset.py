@@ -8,15 +8,24 @@ float, integers and booleans become any integer or float that holds their values
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
+
+from . import _archive
 
 Feed = dict[str, np.ndarray]
+
+
+class DataError(ValueError):
+    """The data is not what the model wants; the text names the file or item, and the input."""
 
 
 class InputSpec(Protocol):
@@ -83,11 +92,11 @@ def feeds(
         strip: takes what is no input, such as labels, out of a file or dict.
 
     Raises:
-        ValueError: there is no sample, or one does not fit the inputs; names the file or item, and the input.
+        DataError: there is no sample, or one does not fit the inputs.
         OSError: a file cannot be read.
     """
     if samples is not None and samples < 1:
-        raise ValueError(f"{samples} samples: at least 1 is needed")
+        raise DataError(f"{samples} samples: at least 1 is needed")
     counted = Tally() if tally is None else tally
     for feed in islice(_all(source, specs, counted, strip or dict), samples):
         counted.add(feed)
@@ -95,7 +104,7 @@ def feeds(
     if not counted.samples:
         where = str(source) if isinstance(source, str | Path) else "the calibration data"
         rows = f": {counted.dropped} rows do not fill one batch" if counted.dropped else ""
-        raise ValueError(f"{where}: no samples{rows}")
+        raise DataError(f"{where}: no samples{rows}")
 
 
 def random(specs: Sequence[InputSpec], sizes: Mapping[str, int], n: int, seed: int = 0) -> Iterator[Feed]:
@@ -127,15 +136,16 @@ def _all(
 ) -> Iterator[Feed]:
     if isinstance(source, str | Path):
         for path in _files(Path(source), specs):
-            yield from _feeds(strip(_read(path, specs)), specs, str(path), tally)
+            with _opened(path, specs) as arrays:
+                yield from _feeds(strip(arrays), specs, str(path), tally)
         return
     items = source() if callable(source) else source
     if not isinstance(items, Iterable) or isinstance(items, Mapping):
-        raise ValueError(f"the calibration data is {type(items).__name__}, not an iterable of dicts")
+        raise DataError(f"the calibration data is {type(items).__name__}, not an iterable of dicts")
     for index, item in enumerate(items):
         where = f"item {index} of the calibration data"
         if not isinstance(item, Mapping):
-            raise ValueError(f"{where} is {type(item).__name__}, not a dict from input name to array")
+            raise DataError(f"{where} is {type(item).__name__}, not a dict from input name to array")
         arrays = {str(name): np.asarray(value) for name, value in item.items()}
         yield from _feeds(strip(arrays), specs, where, tally)
 
@@ -148,16 +158,16 @@ def _files(path: Path, specs: Sequence[InputSpec]) -> list[Path]:
         ]
         files = sorted((one for one in found if one.suffix in suffixes), key=_natural)
         if found and not files:
-            raise ValueError(f"{path}: an .npy holds one input, the model has {len(specs)}: save each sample as .npz")
+            raise DataError(f"{path}: an .npy holds one input, the model has {len(specs)}: save each sample as .npz")
         if not files:
-            raise ValueError(f"{path}: no .npz or .npy files in this folder")
+            raise DataError(f"{path}: no .npz or .npy files in this folder")
         return files
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder")
     if path.suffix not in (".npz", ".npy"):
-        raise ValueError(f"{path}: neither an .npz, an .npy nor a folder of them")
+        raise DataError(f"{path}: neither an .npz, an .npy nor a folder of them")
     if path.suffix == ".npy" and len(specs) != 1:
-        raise ValueError(f"{path}: an .npy holds one input, the model has {len(specs)}: save them as .npz")
+        raise DataError(f"{path}: an .npy holds one input, the model has {len(specs)}: save them as .npz")
     return [path]
 
 
@@ -166,28 +176,28 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
 
 
-def _read(path: Path, specs: Sequence[InputSpec]) -> Feed:
+@contextmanager
+def _opened(path: Path, specs: Sequence[InputSpec]) -> Iterator[dict[str, Any]]:
+    """Opens a file: arrays by name, whose rows are read as they are asked for."""
+    with path.open("rb") as file:
+        is_array = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {specs[0].name: loaded}
+        if is_array and path.suffix == ".npy":
+            yield {specs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
+        elif is_array or (path.suffix == ".npy" and zipfile.is_zipfile(path)):
+            other = ".npy" if is_array else ".npz"
+            raise DataError(f"{path}: not an {path.suffix}, but {other}: rename it")
         else:
-            with loaded as archive:
-                arrays = {name: archive[name] for name in archive.files}
-    except OSError:
+            with _archive.rows(path) as arrays:
+                yield arrays
+    except (OSError, DataError):
         raise
     except Exception as error:  # zip, zlib and numpy have an error of their own for each way to be broken
         reason = "it holds Python objects" if str(error).startswith("Object arrays") else "the file is damaged"
-        raise ValueError(f"{path}: not an {path.suffix} of numbers: {reason}") from error
-    if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
-        raise ValueError(f"{path}: not an {path.suffix}, but {'.npy' if path.suffix == '.npz' else '.npz'}: rename it")
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{path}: {name!r} in it is not an array")
-    return arrays
+        raise DataError(f"{path}: not an {path.suffix} of numbers: {reason}") from error
 
 
-def _feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], where: str, tally: Tally) -> Iterator[Feed]:
+def _feeds(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: str, tally: Tally) -> Iterator[Feed]:
     _check_names(list(arrays), specs, where)
     counts: dict[str, int] = {}
     for spec in specs:
@@ -197,7 +207,7 @@ def _feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], where: 
             tally.dropped += len(array) % _rows(spec) if spec is specs[0] else 0
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise ValueError(f"{where}: the inputs differ in their number of samples: {listed}")
+        raise DataError(f"{where}: the inputs differ in their number of samples: {listed}")
     for index in range(next(iter(counts.values()), 0)):
         at = f"{where}, sample {index}"
         feed = {spec.name: _sample(arrays[spec.name], spec, index, at) for spec in specs}
@@ -210,10 +220,10 @@ def _check_names(names: Sequence[str], specs: Sequence[InputSpec], where: str) -
     listed = f"the model's inputs are {', '.join(wanted)}; given are {', '.join(names) or 'none'}"
     for name in wanted:
         if name not in names:
-            raise ValueError(f"{where}: input {name!r} is missing: {listed}")
+            raise DataError(f"{where}: input {name!r} is missing: {listed}")
     for name in names:
         if name not in wanted:
-            raise ValueError(f"{where}: {name!r} is not an input: {listed}")
+            raise DataError(f"{where}: {name!r} is not an input: {listed}")
 
 
 def _rows(spec: InputSpec) -> int:
@@ -221,7 +231,7 @@ def _rows(spec: InputSpec) -> int:
     return spec.shape[0] if spec.shape and isinstance(spec.shape[0], int) else 1
 
 
-def _count(array: np.ndarray, spec: InputSpec, where: str) -> int:
+def _count(array: Any, spec: InputSpec, where: str) -> int:
     """Returns how many feeds an array holds."""
     rank = len(spec.shape)
     sizes = array.shape[array.ndim - rank + 1 :] if rank else ()
@@ -236,13 +246,13 @@ def _count(array: np.ndarray, spec: InputSpec, where: str) -> int:
         and (not rank or isinstance(spec.shape[0], str) or array.shape[1] == _rows(spec))
     ):
         return len(array)
-    raise ValueError(
+    raise DataError(
         f"{where}: input {spec.name!r} has the shape {list(array.shape)}; "
         f"wanted [{', '.join(map(str, ('samples', *spec.shape[1:])))}] or [samples, {', '.join(map(str, spec.shape))}]"
     )
 
 
-def _sample(array: np.ndarray, spec: InputSpec, index: int, at: str) -> np.ndarray:
+def _sample(array: Any, spec: InputSpec, index: int, at: str) -> np.ndarray:
     if array.ndim == len(spec.shape):
         rows = _rows(spec)
         taken = array[index * rows : (index + 1) * rows] if array.ndim else array
@@ -250,9 +260,9 @@ def _sample(array: np.ndarray, spec: InputSpec, index: int, at: str) -> np.ndarr
         taken = array[index]
     given, dtype = np.asarray(taken), np.dtype(spec.dtype)
     if given.dtype.kind not in "fiub":
-        raise ValueError(f"{at}: input {spec.name!r} is {given.dtype}; wanted {dtype}")
+        raise DataError(f"{at}: input {spec.name!r} is {given.dtype}; wanted {dtype}")
     if given.dtype.kind == "f" and not np.isfinite(given).all():
-        raise ValueError(f"{at}: input {spec.name!r} has values that are NaN or infinite")
+        raise DataError(f"{at}: input {spec.name!r} has values that are NaN or infinite")
     return _cast(given, dtype, spec.name, at)
 
 
@@ -260,12 +270,12 @@ def _cast(given: np.ndarray, dtype: np.dtype[Any], name: str, at: str) -> np.nda
     if given.dtype == dtype:
         return np.asarray(given, order="C")
     if given.dtype.kind == "f" and dtype.kind != "f":
-        raise ValueError(f"{at}: input {name!r} is {given.dtype}; wanted {dtype}, which cannot hold it")
+        raise DataError(f"{at}: input {name!r} is {given.dtype}; wanted {dtype}, which cannot hold it")
     with np.errstate(over="ignore", invalid="ignore"):
         cast = given.astype(dtype)
     lost = not np.isfinite(cast).all() if given.dtype.kind == "f" else not _equal(given, cast)
     if lost:
-        raise ValueError(f"{at}: input {name!r} is {given.dtype} with values that {dtype} cannot hold")
+        raise DataError(f"{at}: input {name!r} is {given.dtype} with values that {dtype} cannot hold")
     return np.asarray(cast, order="C")
 
 
@@ -284,4 +294,4 @@ def _check_symbols(feed: Feed, specs: Sequence[InputSpec], at: str) -> None:
             if isinstance(symbol, str):
                 known, first = sizes.setdefault(symbol, (size, spec.name))
                 if known != size:
-                    raise ValueError(f"{at}: {symbol} is {known} in input {first!r} and {size} in {spec.name!r}")
+                    raise DataError(f"{at}: {symbol} is {known} in input {first!r} and {size} in {spec.name!r}")

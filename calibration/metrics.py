@@ -90,9 +90,14 @@ class Bound:
         value = METRICS[self.metric](outputs, references)
         return {"cosine": 1 - value, "sqnr": -value, "mse": value}[self.metric]
 
+    @property
+    def most(self) -> float:
+        """The greatest loss within the bound."""
+        return -self.limit if self.metric == "sqnr" else self.limit
+
     def holds(self, loss: float) -> bool:
         """Returns whether a loss is within the bound; NaN is not."""
-        return loss <= (-self.limit if self.metric == "sqnr" else self.limit) + 1e-12  # 1 - 0.995 is more than 0.005
+        return loss <= self.most + 1e-12  # 1 - 0.995 is more than 0.005
 
     def __str__(self) -> str:
         unit = {"top1": "pp", "sqnr": "dB"}.get(self.metric, "")

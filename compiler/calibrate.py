@@ -24,6 +24,8 @@ V = TypeVar("V")
 
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
+LABELS = "labels"
+"""Array of the data that is no input, unless the model has one of that name."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Data:
         specs: of the model's inputs.
         samples: how many at most; None for all.
         option: the one that named the data, for messages.
-        strip: takes what is no input out of an item of the data: a dict of arrays by name.
+        labels: where those of the data go, one array per row; None to leave them out.
         tally: what was seen of it.
     """
 
@@ -43,7 +45,7 @@ class Data:
     specs: Sequence[TensorSpec]
     samples: int | None = None
     option: str = "--calibration"
-    strip: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    labels: list[np.ndarray] | None = None
     tally: dataset.Tally = field(default_factory=dataset.Tally)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -52,16 +54,17 @@ class Data:
         Raises:
             UsageError: the data is missing, empty or does not fit the inputs.
         """
-        source = user_code.find(self.text) if ".py:" in self.text else Path(self.text)
-        found = dataset.feeds(source, self.specs, samples=self.samples, tally=self.tally, strip=self.strip)
+        own = ".py:" in self.text
+        source = user_code.find(self.text) if own else Path(self.text)
+        found = dataset.feeds(source, self.specs, samples=self.samples, tally=self.tally, strip=self._strip)
         while True:
             try:
                 feed = next(found, None)
-            except ValueError as error:
+            except dataset.DataError as error:
                 raise UsageError(f"{self.option}: {words_of(error)}", hint=_FORMS) from error
-            except OSError:
-                raise
-            except Exception as error:  # of the user's function
+            except (Exception, SystemExit) as error:  # of the user's function
+                if not own:
+                    raise
                 what = f"{type(error).__name__}: {words_of(error)}{user_code.where(error)}"
                 raise UsageError(
                     f"{self.option} {self.text} raised {what}",
@@ -70,6 +73,14 @@ class Data:
             if feed is None:
                 return
             yield feed
+
+    def _strip(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Takes the labels out of an item, which may hold several samples."""
+        if LABELS not in item or any(spec.name == LABELS for spec in self.specs):
+            return item
+        if self.labels is not None:
+            self.labels.extend(np.atleast_1d(np.asarray(item[LABELS])))
+        return {name: array for name, array in item.items() if name != LABELS}
 
 
 def measure(
@@ -223,6 +234,8 @@ def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.nda
 
 def _widen(channels: dict[str, tuple[np.ndarray, np.ndarray]], name: str, array: np.ndarray) -> None:
     rows = array.reshape(-1, array.shape[-1])
+    if not len(rows):
+        return
     low, high = rows.min(axis=0), rows.max(axis=0)
     if name in channels:
         low, high = np.minimum(low, channels[name][0]), np.maximum(high, channels[name][1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..calibration import metrics, sensitivity
-from . import calibrate, plugins, quantize, recipe, user_code
+from . import calibrate, files, plugins, quantize, recipe, user_code
 from .errors import GateFailed, UsageError
 from .recipe import Job
 from .shapes import TensorSpec
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from ..calibration.table import RangeTable
 
 _RANKED_SAMPLES = 8
-_LABELS = "labels"
 
 
 class Bound(Protocol):
     """What may be lost."""
+
+    @property
+    def most(self) -> float:
+        """The greatest loss within the bound."""
 
     def loss(
         self, outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None
@@ -50,6 +53,11 @@ class Own:
     limit: float
     metric: Callable[..., float] = field(repr=False)
 
+    @property
+    def most(self) -> float:
+        """The greatest loss within the bound."""
+        return self.limit
+
     def loss(
         self, outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None
     ) -> float:
@@ -61,7 +69,7 @@ class Own:
         return loss <= self.limit
 
     def _value(self, outputs: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None) -> float:
-        return float(user_code.guard(self.text, "calling", lambda: self.metric(list(outputs), labels)))
+        return user_code.guard(self.text, "calling", lambda: float(self.metric(list(outputs), labels)))
 
     def __str__(self) -> str:
         return f"{self.text}={self.limit:g}"
@@ -128,7 +136,7 @@ def search(
         losses = trial.losses(frozenset(found.excluded))
     facts = {
         "bounds": list(map(str, bounds)),
-        "loss": {str(bound): round(loss, 6) for bound, loss in zip(bounds, losses, strict=True)},
+        "loss": {str(bound): round(_shown(bound, loss), 6) for bound, loss in zip(bounds, losses, strict=True)},
         "samples": len(data.feeds),
         "labelled": data.labels is not None,
         "evaluations": found.evaluations,
@@ -138,7 +146,7 @@ def search(
         ],
     }
     if not found.holds:
-        told = ", ".join(f"{bound}: {loss:.4g}" for bound, loss in zip(bounds, losses, strict=True))
+        told = ", ".join(f"{bound}: {_shown(bound, loss):.4g}" for bound, loss in zip(bounds, losses, strict=True))
         raise GateFailed(
             f"INT8 misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
             f" float ({', '.join(found.excluded[:5])}{', ...' if len(found.excluded) > 5 else ''})",
@@ -175,10 +183,9 @@ def evaluation(text: str, specs: Sequence[TensorSpec], graph: Path) -> Evaluatio
     if not text:
         raise UsageError("--max-drop needs data to judge by", hint="Add --eval DATA or --calibration DATA")
     labels: list[np.ndarray] = []
-    data = calibrate.Data(text, specs, None, option="--eval", strip=_stripper(labels))
+    data = calibrate.Data(text, specs, None, option="--eval", labels=labels)
     feeds = list(data)
-    if labels and len(labels) != len(feeds):
-        raise UsageError(f"--eval {text}: {len(labels)} labels for {len(feeds)} samples", hint="Give one for each")
+    labels = _per_sample(labels, data) if labels else labels
     run = runner(graph)
     digest = hashlib.sha256(data.tally.digest().encode())
     for label in labels:
@@ -186,15 +193,15 @@ def evaluation(text: str, specs: Sequence[TensorSpec], graph: Path) -> Evaluatio
     return Evaluation(feeds, [run(feed) for feed in feeds], labels or None, digest.hexdigest())
 
 
-def _stripper(labels: list[np.ndarray]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns what takes the labels out of an item, which may hold several samples."""
-
-    def strip(item: dict[str, Any]) -> dict[str, Any]:
-        if _LABELS in item:
-            labels.extend(np.atleast_1d(np.asarray(item[_LABELS])))
-        return {name: array for name, array in item.items() if name != _LABELS}
-
-    return strip
+def _per_sample(labels: list[np.ndarray], data: calibrate.Data) -> list[np.ndarray]:
+    """Labels of the rows that make a sample, where the model's batch is fixed to several."""
+    samples = data.tally.samples
+    if len(labels) == samples:
+        return labels
+    first = data.specs[0].shape[0] if data.specs and data.specs[0].shape else 1
+    if not isinstance(first, int) or len(labels) != samples * first + data.tally.dropped:
+        raise UsageError(f"--eval {data.text}: {len(labels)} labels for {samples} samples", hint="Give one for each")
+    return [np.stack(labels[start : start + first]) for start in range(0, samples * first, first)]
 
 
 class _Trial:
@@ -213,6 +220,7 @@ class _Trial:
         self.job, self.graph, self.how, self.table = job, graph, how, table
         self.data, self.bounds, self.place = data, bounds, place
         self.origins: dict[str, str] = {}
+        self.known: dict[frozenset[str], list[float]] = {}
 
     def layers(self) -> list[str]:
         """Returns the names of the layers that can be in INT8."""
@@ -229,6 +237,11 @@ class _Trial:
 
     def losses(self, kept: frozenset[str]) -> list[float]:
         """Returns the loss by each bound, on the target's own backend."""
+        if kept not in self.known:
+            self.known[kept] = self._measure(kept)
+        return self.known[kept]
+
+    def _measure(self, kept: frozenset[str]) -> list[float]:
         outputs = self._run(kept, self.data.feeds, self._backend)
         name = next(iter(self.data.references[0]))
         actual, wanted = [one[name] for one in outputs], [one[name] for one in self.data.references]
@@ -279,9 +292,14 @@ def _plain(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndar
     return runner(path)
 
 
+def _shown(bound: Bound, loss: float) -> float:
+    """A loss as the user reads it: of sqnr the ratio itself."""
+    return -loss if bound.most < 0 else loss
+
+
 def _excess(bound: Bound, loss: float) -> float:
-    limit = getattr(bound, "limit", 0.0)
-    return float("inf") if loss != loss else max(loss - limit, 1e-12) / max(abs(limit), 1e-6)
+    """By how much a loss misses a bound, as a share of it."""
+    return float("inf") if loss != loss else max(loss - bound.most, 1e-12) / max(abs(bound.most), 1e-6)
 
 
 def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
@@ -300,6 +318,7 @@ def _digest(data: str, table: "RangeTable | None", how: quantize.Lowering, bound
         repr(table),
         repr(how),
         list(bounds),
+        [files.digest(Path(text.rpartition(":")[0])) for text in bounds if ".py:" in text],
         job.target.name,
         plugins.load("backends", job.target.backend).fingerprint(),
     ]

@@ -2,8 +2,10 @@
 
 import pickle
 import re
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,3 +256,30 @@ def test_any_spec_will_do() -> None:
 
     assert next(random([Spec()], {}, 1))["x"].shape == (1, 2)
     assert shapes(list(feeds([{"x": rows(3, 2)}], [Spec()]))) == [(1, 2)] * 3
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_takes_the_memory_of_a_row(save: Any, tmp_path: Path) -> None:
+    spec = TensorSpec("x", "float32", ("n", 1 << 16))
+    save(tmp_path / "c.npz", x=np.zeros((200, 1 << 16), np.float32), labels=np.arange(200))
+    seen: list[np.ndarray] = []
+
+    def strip(item: dict[str, Any]) -> dict[str, Any]:
+        seen.append(np.asarray(item.pop("labels")))
+        return item
+
+    tracemalloc.start()
+    count = sum(1 for _ in feeds(tmp_path / "c.npz", [spec], strip=strip))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 200
+    assert peak < 8 * 4 * (1 << 16), "200 rows take 52 MB"
+    assert np.array_equal(seen[0], np.arange(200))
+
+
+def test_an_archive_may_lie_by_column_or_be_big_endian(tmp_path: Path) -> None:
+    given = rows(4, 3, 4)
+    np.savez(tmp_path / "c.npz", x=np.asfortranarray(given))
+    np.savez(tmp_path / "b.npz", x=given.astype(">f4"))
+    for name in ("c.npz", "b.npz"):
+        assert np.array_equal(np.concatenate([one["x"] for one in feeds(tmp_path / name, [X])]), given)

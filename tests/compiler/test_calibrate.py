@@ -1,4 +1,4 @@
-"""Calibration of real graphs on real data: what is watched, what is refused, what memory it takes."""
+"""Calibration of a graph: what is measured, which table fits it, and how bad data is told."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,119 +7,176 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planc.calibration.table import RangeTable, load
 from planc.compiler import calibrate
-from planc.compiler.errors import UsageError
+from planc.compiler.errors import BuildFailed, UsageError
 from planc.compiler.recipe import Calibration
-from planc.compiler.shapes import Dim, TensorSpec
+from planc.compiler.shapes import TensorSpec, parse_dim
 
-MLP = """<ir_version: 8, opset_import: ["": 18]> g (float[n,4] x) => (float[n,3] y) <float[n,6] m, float[n,6] r> {
-  m = MatMul(x, w)
-  r = Relu(m)
-  y = MatMul(r, v)
-}"""
-SPECS = (TensorSpec("x", "float32", ("n", 4)),)
-DIMS = (Dim("n", (1, 8), 1),)
-NOTES: list[tuple[str, Any]] = []
-
-
-def _weights(seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {"w": rng.standard_normal((4, 6), np.float32), "v": rng.standard_normal((6, 3), np.float32)}
+SPECS = (TensorSpec("x", "float32", ("batch", 3, 8, 8)),)
+DIMS = (parse_dim("batch=1..4@2"),)
 
 
 @pytest.fixture
-def mlp(onnx_file: Callable[..., Path], tmp_path: Path) -> Path:
-    return onnx_file(tmp_path / "mlp.onnx", MLP, **_weights())
+def graph(workshop: Path) -> Path:
+    return workshop / "conv.onnx"
 
 
-def _data(folder: Path, count: int = 5) -> tuple[str, np.ndarray]:
-    array = np.random.default_rng(1).standard_normal((count, 4), np.float32)
-    np.savez(folder / "x.npz", x=array)
-    return str(folder / "x.npz"), array
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    path = tmp_path / "images.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32))
+    return str(path)
 
 
-def _measure(graph: Path, wanted: Calibration, **options: bool) -> tuple[RangeTable, dict[str, np.ndarray] | None]:
-    return calibrate.measure(graph, wanted, SPECS, DIMS, emit=lambda *event: NOTES.append(event), **options)
+def _measure(graph: Path, notes: list[str] | None = None, specs: Any = SPECS, **words: Any) -> Any:
+    def emit(_kind: str, value: Any) -> None:
+        if notes is not None:
+            notes.append(value)
+
+    return calibrate.measure(graph, Calibration(**words), specs, DIMS, emit=emit)
 
 
-def test_the_table_has_what_products_read(mlp: Path, tmp_path: Path) -> None:
-    name, array = _data(tmp_path)
-    table, first = _measure(mlp, Calibration(data=name))
-    assert first is not None
-    np.testing.assert_array_equal(first["x"], array[:1])
-    hidden = np.maximum(array @ _weights()["w"], 0)
-    assert (table.samples, table.source) == (5, "x.npz")
-    assert table.tensors["x"].min == pytest.approx(array.min())
-    assert table.tensors["r"].max == pytest.approx(hidden.max())
-    assert table.tensors["x"].affine_choice.method == "minmax", "what a MatMul multiplies is never clipped"
-    np.testing.assert_allclose(table.channels["r"].high, hidden.max(axis=0), rtol=1e-6)
+def test_real_data_is_measured_and_its_first_sample_kept(graph: Path, images: str) -> None:
+    table, first = _measure(graph, data=images)
+    assert (table.samples, table.source, table.method) == (5, "images.npz", "mse")
+    assert len(table.source_digest) == len(table.model_digest) == 64
+    array = np.load(images)["x"]
+    assert first["x"].shape == (1, 3, 8, 8)
+    assert table.tensors["x"].min == pytest.approx(float(array.min()))
+    assert table.tensors["x"].max == pytest.approx(float(array.max()))
+    assert table.tensors["x"].count == array.size
 
 
-def test_everything_is_watched_for_16_bits(mlp: Path, tmp_path: Path) -> None:
-    table, _ = _measure(mlp, Calibration(data=_data(tmp_path)[0]), everything=True)
-    assert table.tensors.keys() >= {"m", "r", "y"}
+def test_fewer_samples_are_the_first_ones(graph: Path, images: str) -> None:
+    table, _ = _measure(graph, data=images, samples=2)
+    assert table.samples == 2
+    assert table.tensors["x"].max == pytest.approx(float(np.load(images)["x"][:2].max()))
 
 
-def test_the_first_samples_only(mlp: Path, tmp_path: Path) -> None:
-    assert _measure(mlp, Calibration(data=_data(tmp_path)[0], samples=2))[0].samples == 2
+def test_labels_beside_the_inputs_are_left_out(graph: Path, images: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "labelled.npz", x=np.load(images)["x"], labels=np.arange(5))
+    table, _ = _measure(graph, data=str(tmp_path / "labelled.npz"))
+    assert table.tensors == _measure(graph, data=images)[0].tensors
 
 
-def test_a_table_fits_its_own_weights_only(mlp: Path, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
-    table, _ = _measure(mlp, Calibration(data=_data(tmp_path)[0]))
-    table.save(tmp_path / "ranges.json")
-    again, first = _measure(mlp, Calibration(table=tmp_path / "ranges.json"))
-    assert again == table == load(tmp_path / "ranges.json")
-    assert first is None
-    renamed = mlp.rename(tmp_path / "other-name.onnx")
-    assert _measure(renamed, Calibration(table=tmp_path / "ranges.json"))[0] == table
-    trained = onnx_file(tmp_path / "trained.onnx", MLP, **_weights(seed=1))
-    with pytest.raises(UsageError, match="made for another graph"):
-        _measure(trained, Calibration(table=tmp_path / "ranges.json"))
+def test_the_same_data_in_another_form_gives_the_same_table(graph: Path, images: str, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(
+        f"import numpy as np\ndef rows():\n    for row in np.load({images!r})['x']:\n        yield {{'x': row[None]}}\n"
+    )
+    one, other = _measure(graph, data=images)[0], _measure(graph, data=f"{tmp_path}/data.py:rows")[0]
+    assert one.tensors == other.tensors
+    assert one.source_digest == other.source_digest
 
 
-def test_no_data_is_an_error_unless_random_data_is_allowed(mlp: Path) -> None:
-    with pytest.raises(UsageError, match="needs calibration data") as caught:
-        _measure(mlp, Calibration())
-    assert "--calibration" in caught.value.hint
-    table, first = _measure(mlp, Calibration(random=True, samples=3))
-    assert (table.source, table.source_digest, table.samples) == ("random", "", 3)
-    assert first is None
-    assert any(kind == "note" and "random" in text for kind, text in NOTES)
+def test_random_data_is_only_for_those_who_ask(graph: Path) -> None:
+    with pytest.raises(UsageError, match="INT8 needs calibration data"):
+        _measure(graph)
+    notes: list[str] = []
+    table, first = _measure(graph, notes, random=True)
+    assert (table.source, table.source_digest, table.samples, first) == ("random", "", 16, None)
+    assert any("random data" in note for note in notes)
+
+
+def test_rows_that_fill_no_batch_are_told(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[2,3] x) => (float[2,3] y) { y = MatMul(x, w) }'
+    path = onnx_file(tmp_path / "m.onnx", text, w=np.eye(3, dtype=np.float32))
+    np.savez(tmp_path / "c.npz", x=np.ones((5, 3), np.float32))
+    notes: list[str] = []
+    specs = (TensorSpec("x", "float32", (2, 3)),)
+    table, _ = _measure(path, notes, specs, data=str(tmp_path / "c.npz"))
+    assert table.samples == 2
+    assert "1 rows do not fill a batch of the model and were left out" in notes
+
+
+class TestRanges:
+    def test_a_table_of_the_graph_is_taken(self, graph: Path, images: str, tmp_path: Path) -> None:
+        made, _ = _measure(graph, data=images)
+        made.save(tmp_path / "ranges.json")
+        assert _measure(graph, table=tmp_path / "ranges.json") == (made, None)
+
+    def test_a_table_of_other_weights_is_refused(self, graph: Path, images: str, tmp_path: Path) -> None:
+        import onnx
+
+        _measure(graph, data=images)[0].save(tmp_path / "ranges.json")
+        model, other = onnx.load(graph), tmp_path / "other.onnx"
+        head = next(one for one in model.graph.initializer if one.name == "head")
+        head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head) * 2, "head"))
+        onnx.save(model, other)
+        with pytest.raises(UsageError, match=r"--ranges .*ranges\.json was made for another graph") as caught:
+            _measure(other, table=tmp_path / "ranges.json")
+        assert "planc calibrate" in caught.value.hint
+
+    def test_external_weights_count(self, graph: Path, tmp_path: Path) -> None:
+        import onnx
+
+        digests = set()
+        for byte in (0, 1):
+            model = onnx.load(graph)
+            onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+            data = bytearray((tmp_path / "m.onnx.data").read_bytes())
+            data[0] ^= byte
+            (tmp_path / "m.onnx.data").write_bytes(data)
+            digests.add(calibrate._digest(tmp_path / "m.onnx"))
+            (tmp_path / "m.onnx.data").unlink()
+        assert len(digests) == 2
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema_version": 99}', '{"schema_version": 1}'])
+    def test_another_file_is_refused(self, text: str, graph: Path, tmp_path: Path) -> None:
+        (tmp_path / "ranges.json").write_text(text)
+        with pytest.raises(UsageError, match=r"--ranges .*ranges\.json"):
+            _measure(graph, table=tmp_path / "ranges.json")
 
 
 @pytest.mark.parametrize(
-    ("arrays", "reason"),
+    ("arrays", "words"),
     [
-        ({"z": np.zeros((2, 4), np.float32)}, "given are z"),
-        ({"x": np.zeros((2, 5), np.float32)}, "5"),
-        ({"x": np.zeros((0, 4), np.float32)}, "no samples"),
-        ({"x": np.full((2, 4), np.nan, np.float32)}, "NaN"),
-        ({"x": np.array([["a"] * 4])}, "x"),
+        ({"y": np.zeros((2, 3, 8, 8), np.float32)}, "input 'x' is missing"),
+        ({"x": np.zeros((2, 3, 8, 8)), "y": np.zeros(2)}, "'y' is not an input"),
+        ({"x": np.zeros((2, 3, 8, 9), np.float32)}, r"input 'x' has the shape \[2, 3, 8, 9\]"),
+        ({"x": np.full((2, 3, 8, 8), "a")}, "input 'x' is <U1; wanted float32"),
+        ({"x": np.full((2, 3, 8, 8), np.nan, np.float32)}, "input 'x' has values that are NaN"),
+        ({"x": np.zeros((0, 3, 8, 8), np.float32)}, "no samples"),
     ],
 )
-def test_data_that_does_not_fit(arrays: dict[str, np.ndarray], reason: str, mlp: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(UsageError, match="--calibration") as caught:
-        _measure(mlp, Calibration(data=str(tmp_path / "bad.npz")))
-    assert "bad.npz" in caught.value.what
-    assert reason in caught.value.what
+def test_data_that_does_not_fit_is_one_line(arrays: Any, words: str, graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", **arrays)
+    with pytest.raises(UsageError, match=f"--calibration: .*c\\.npz.*{words}") as caught:
+        _measure(graph, data=str(tmp_path / "c.npz"))
+    assert "\n" not in caught.value.what
 
 
-def test_a_callable_yields_samples_and_its_errors_name_its_line(mlp: Path, tmp_path: Path) -> None:
-    (tmp_path / "calib_data.py").write_text(
-        "import numpy as np\n"
-        "def good():\n    yield {'x': np.ones((1, 4), np.float32)}\n"
-        "def bad():\n    yield {'x': np.ones((1, 4), np.float32)}\n    raise RuntimeError('no more')\n"
-    )
-    table, _ = _measure(mlp, Calibration(data=f"{tmp_path / 'calib_data.py'}:good"))
-    assert table.samples == 1
-    with pytest.raises(UsageError, match=r"raised RuntimeError: no more at calib_data.py:6"):
-        _measure(mlp, Calibration(data=f"{tmp_path / 'calib_data.py'}:bad"))
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("yield {'x': np.zeros((1, 3, 8, 8), np.float32)}\n    1 / 0", r"raised ZeroDivisionError: .* at data\.py:4"),
+        ("raise ValueError('my own')\n    yield", r"data\.py:rows raised ValueError: my own at data\.py:3"),
+        ("open('no such file')\n    yield", r"raised FileNotFoundError: .* at data\.py:3"),
+        ("yield [1]", "item 0 of the calibration data is list, not a dict"),
+        ("return 7", "the calibration data is int"),
+        ("yield {'x': [[1], [1, 2]]}", "raised ValueError"),
+    ],
+)
+def test_what_the_users_function_does_wrong_is_told(body: str, words: str, graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(f"import numpy as np\ndef rows():\n    {body}\n")
+    with pytest.raises(UsageError, match=words):
+        _measure(graph, data=f"{tmp_path}/data.py:rows")
 
 
-def test_a_tensor_that_is_not_finite_is_named(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
-    text = MLP.replace("r = Relu(m)", "r = Log(m)")
-    graph = onnx_file(tmp_path / "log.onnx", text, **_weights())
-    with pytest.raises(UsageError, match=r"'r' is NaN or infinite in \d+ of 30 elements"):
-        _measure(graph, Calibration(data=_data(tmp_path)[0]))
+def test_nan_inside_the_graph_is_named(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,3] x) => (float[n,3] y) <float[n,3] root> {
+        root = Sqrt(x) y = MatMul(root, w)
+    }"""
+    path = onnx_file(tmp_path / "m.onnx", text, w=np.eye(3, dtype=np.float32))
+    np.savez(tmp_path / "c.npz", x=-np.ones((1, 3), np.float32))
+    with pytest.raises(UsageError, match="'root' is NaN or infinite in 3 of 3 elements on the calibration data"):
+        _measure(path, specs=(TensorSpec("x", "float32", ("n", 3)),), data=str(tmp_path / "c.npz"))
+
+
+def test_a_graph_that_cannot_run_is_a_failed_build(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,3] x) => (float[n,3] y) {
+        shape = Constant<value_ints=[7,3]>() wide = Reshape(x, shape) y = MatMul(wide, w)
+    }"""
+    path = onnx_file(tmp_path / "m.onnx", text, w=np.eye(3, dtype=np.float32))
+    np.savez(tmp_path / "c.npz", x=np.ones((1, 3), np.float32))
+    with pytest.raises(BuildFailed, match="ONNX Runtime cannot run the graph on the data"):
+        _measure(path, specs=(TensorSpec("x", "float32", ("n", 3)),), data=str(tmp_path / "c.npz"))
