@@ -12,6 +12,7 @@ reported.
 """
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, files, host, optimize, plugins, recipe, worker
+from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError
 from .recipe import Job, Source
@@ -53,6 +54,7 @@ class Work:
         payload: the folder that becomes the artifact.
         seconds: wall time by step.
         skipped: graph passes that killed a worker, with the reason: they are left out.
+        imported: the user's Python files that gave data or metrics.
     """
 
     job: Job
@@ -67,6 +69,7 @@ class Work:
     guarded: "Guarded | None" = None
     built: "Built | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    imported: set[Path] = field(default_factory=set)
 
     @property
     def model(self) -> "Exported":
@@ -156,7 +159,8 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         begin = time.perf_counter()
         best, latencies = _fastest(works, work.model.needs, limits, on_event)
         best.seconds["measure"] = time.perf_counter() - begin
-        sources = [str(path) for path in work.model.sources]
+        read = {*work.model.sources, *job.quantization.files, *(path for one in works for path in one.imported)}
+        sources = sorted(map(str, {path.resolve(): path for path in sorted(read)}.values()))
         seconds = best.seconds | {"total": time.perf_counter() - start}
         report = {
             "schema_version": 1,
@@ -191,8 +195,10 @@ def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     with files.telling(work.folder):
         for stage in stages():
             if stage.name in names:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), set(sys.modules)
                 stage.run(work, emit)
+                if stage.name in ("calibrate", "lower"):
+                    work.imported |= user_code.loaded(before)
                 work.seconds[stage.name] = time.perf_counter() - start
     return work
 

@@ -102,6 +102,7 @@ class Quantization:
         smoothing: share of the activations' outliers that weights take, 0 for none.
         guard: the accuracy that must be left.
         dynamic: whether each activation is quantized by the range that it has when it comes, without calibration.
+        files: what all this was read from, but for what a Python file imports.
     """
 
     calibration: Calibration = Calibration()
@@ -109,6 +110,7 @@ class Quantization:
     smoothing: float = 0.7
     guard: Guard = Guard()
     dynamic: bool = False
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,9 +275,26 @@ def quantization(
         raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
+    files = {file for text in (data, evaluation, *max_drop) for file in _files(text)}
+    files |= {Path(one[1:]) for one in keep if one.startswith("@")} | ({table} if table else set())
     return Quantization(
-        Calibration(data, samples, method, table, random), kept, smoothing, Guard(bounds, evaluation, state), dynamic
+        Calibration(data, samples, method, table, random),
+        kept,
+        smoothing,
+        Guard(bounds, evaluation, state),
+        dynamic,
+        tuple(sorted(files)),
     )
+
+
+def _files(text: str) -> list[Path]:
+    """The files that `data.npz`, a folder, `file.py:callable` or `file.py:callable=0.1` names."""
+    if ".py:" in text:
+        return [Path(text.partition(".py:")[0] + ".py")]
+    place = Path(text)
+    if text and place.is_dir():
+        return sorted(path for path in place.iterdir() if path.suffix in (".npz", ".npy"))
+    return [place] if text and place.is_file() else []
 
 
 def require_data(quantization: Quantization, model: Source) -> None:
