@@ -186,9 +186,11 @@ def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -
 
 def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Inserts casts; returns a row per node that stays in float32, and per product."""
-    from ..passes import ORIGIN, ConvertPrecision, layer_name
+    from ..passes import ORIGIN, ConvertPrecision, UpgradeOpset, layer_name
     from . import effect
 
+    if how.precision is Precision.BF16 and model.opset_imports.get("", 1) < _BF16_OPSET:
+        UpgradeOpset(least=_BF16_OPSET)(model)
     converting = ConvertPrecision(
         dtype=_NAMES[how.precision],
         keep=how.keep,
@@ -212,6 +214,7 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 
 
 _NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
+_BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
 _OWN = "it has Q/DQ of its own"
 
 

@@ -59,6 +59,7 @@ __all__ = [
     "RemoveUnused",
     "SmoothActivations",
     "StripMetadata",
+    "UpgradeOpset",
     "all_graphs",
     "all_nodes",
     "all_tensors",
