@@ -5,6 +5,7 @@ import onnx_ir as ir
 from ..passes import all_graphs, all_values
 
 _BF16 = ir.DataType.BFLOAT16
+_TYPES = ("to", "dtype", "output_dtype")
 
 
 def widen(model: ir.Model) -> ir.Model:
@@ -30,11 +31,7 @@ def widen(model: ir.Model) -> ir.Model:
 
 def _widen_node(node: ir.Node) -> None:
     for name, attribute in list(node.attributes.items()):
-        if (
-            attribute.type is ir.AttributeType.INT
-            and name in ("to", "dtype", "output_dtype")
-            and attribute.value == _BF16
-        ):
+        if attribute.type is ir.AttributeType.INT and name in _TYPES and attribute.value == _BF16:
             node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
         elif attribute.type is ir.AttributeType.TENSOR and attribute.value.dtype is _BF16:
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy().astype("float32")))

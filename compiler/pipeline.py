@@ -317,6 +317,10 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     with files.telling(out.parent):
         optimize.write(storage.load(work.source), out, embed=True)
     emit("stage", "verify")
+    if work.job.precision is Precision.BF16:
+        emit(
+            "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
+        )
     run = reference.runner(_runnable(work, out))
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
@@ -326,7 +330,7 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
 
 
 def _runnable(work: Work, lowered: Path) -> Path:
-    """A graph in bfloat16 is run as one in float32 that rounds: ONNX Runtime's CPU has no kernels for it."""
+    """Returns the graph, or where it is in bfloat16 one in float32 that rounds."""
     if work.job.precision is not Precision.BF16:
         return lowered
     from . import emulate, storage
