@@ -13,7 +13,8 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/01_two_targets/compare.py
 
 test: $(VENV)/.ready lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/pytest -m alone
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

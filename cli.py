@@ -21,7 +21,7 @@ _MODEL_HELP = (
 )
 
 _METHOD = "mse"
-_SMOOTHING = 0.5
+_SMOOTHING = 0.7
 _INTERRUPTED = 130
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -78,6 +78,9 @@ Samples = Annotated[int | None, typer.Option("--samples", metavar="N", help="Use
 Method = Annotated[str, typer.Option("--method", help="From statistics to ranges: minmax, percentile, entropy, ...")]
 Ranges = Annotated[Path | None, typer.Option("--ranges", metavar="FILE.json", help="What planc calibrate wrote.")]
 AllowRandom = Annotated[bool, typer.Option("--allow-random-calibration", help="Calibrate on random data.")]
+Dynamic = Annotated[
+    bool, typer.Option("--dynamic", help="INT8 without data: each activation's range is measured when it comes.")
+]
 Exclude = Annotated[
     list[str], typer.Option("--exclude", metavar="NAME", help="Layer, module or glob kept in float; @FILE lists them.")
 ]
@@ -114,6 +117,7 @@ def compile_(
     method: Method = _METHOD,
     ranges: Ranges = None,
     allow_random: AllowRandom = False,
+    dynamic: Dynamic = False,
     exclude: Exclude = [],  # noqa: B006
     smoothing: Smoothing = _SMOOTHING,
     max_drop: MaxDrop = [],  # noqa: B006
@@ -134,7 +138,7 @@ def compile_(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, options=option, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
@@ -262,8 +266,10 @@ def optimize(
     for name in explain:
         for one in report.explained.get(name, ()):
             print(f"{name}: no match at {one['origin'] or one['node']} ({one['op']}): {one['reason']}")
-        if not report.explained.get(name):
-            print(f"{name}: {'nothing left to match' if name in report.explained else 'did not run'}")
+        if name in report.explained and not report.explained[name]:
+            print(f"{name}: nothing left to match")
+        if name not in report.explained:
+            print(f"{name}: {'not explained' if any(one['name'] == name for one in report.passes) else 'did not run'}")
     if report.checked:
         print(f"checked at {'; '.join(report.checked['points'])}: off by {report.checked['max_abs']:.3g} at most")
 
@@ -309,11 +315,15 @@ def quantize(
     model: Model,
     target: Target,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file with Q/DQ.")],
+    precision: Annotated[
+        str, typer.Option("-p", "--precision", help="int8, fp16, bf16.", autocompletion=_precision_names)
+    ] = "int8",
     calibration: CalibrationData = "",
     samples: Samples = None,
     method: Method = _METHOD,
     ranges: Ranges = None,
     allow_random: AllowRandom = False,
+    dynamic: Dynamic = False,
     exclude: Exclude = [],  # noqa: B006
     smoothing: Smoothing = _SMOOTHING,
     max_drop: MaxDrop = [],  # noqa: B006
@@ -331,16 +341,16 @@ def quantize(
     output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
-    """Quantize a model to INT8: an ONNX file with Q/DQ laid out for a target's kernels."""
+    """Lower a model to INT8, FP16 or BF16: an ONNX file with Q/DQ or casts for a target's kernels."""
     _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
     )  # fmt: skip
-    job = recipe.job(source, target, "int8", tolerance=tolerance, quantization=quantization)
+    job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         made = pipeline.quantize_file(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
@@ -611,7 +621,7 @@ def _check(source: Path, inputs: list[str], dims: list[str], data: Path | None, 
     from .compiler import recipe
     from .compiler.parity import Check
 
-    return Check(recipe.source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
+    return Check(recipe.onnx_source(str(source), inputs=inputs, dims=dims, data=data), recipe.tolerances(tolerance))
 
 
 def _print_json(document: dict[str, Any]) -> None:

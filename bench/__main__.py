@@ -1,10 +1,10 @@
-"""`python -m bench [cli] [overhead] [passes] [latency] [accuracy]`: runs the benchmarks, prints Markdown."""
+"""`python -m bench [TOPIC ...]`: runs the benchmarks, prints Markdown."""
 
 import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "passes", "latency", "accuracy")
+TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy")
 
 
 def main() -> None:
@@ -32,6 +32,10 @@ def main() -> None:
         from . import passes
 
         passes.main(threads=words.threads)
+    if "calibration" in chosen:
+        from . import calibration
+
+        calibration.main(threads=words.threads)
     if "latency" in chosen:
         from . import latency
 

@@ -1,4 +1,7 @@
-"""Runs one peer from file to file: `python _peer.py onnxslim IN.onnx OUT.onnx`, with the peers' own interpreter."""
+"""Runs one peer from file to file, with the peers' own interpreter.
+
+`python _peer.py onnxslim IN.onnx OUT.onnx`, `python _peer.py nncf IN.onnx OUT.xml SAMPLES.npz`
+"""
 
 import sys
 
@@ -6,8 +9,10 @@ import onnx
 
 
 def main() -> None:
-    tool, source, out = sys.argv[1:]
-    if tool == "onnxslim":
+    tool, source, out, *data = sys.argv[1:]
+    if data:
+        quantize(tool, source, out, data[0])
+    elif tool == "onnxslim":
         import onnxslim
 
         onnx.save(onnxslim.slim(source), out)
@@ -28,6 +33,68 @@ def main() -> None:
         onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
     else:
         raise SystemExit(f"unknown tool {tool}")
+
+
+def quantize(tool: str, source: str, out: str, data: str) -> None:
+    """Quantizes with one array per input in the .npz `data`, first axis samples."""
+    import numpy as np
+
+    with np.load(data) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    feeds = [
+        {name: array[i : i + 1] for name, array in arrays.items()} for i in range(len(next(iter(arrays.values()))))
+    ]
+    if tool == "fp32":
+        time_inference(source, out, feeds)
+    elif tool == "nncf":
+        import nncf
+        import openvino as ov
+
+        model = ov.Core().read_model(source)
+        kind = nncf.ModelType.TRANSFORMER if len(arrays) > 1 or "vit" in source else None
+        made = nncf.quantize(model, nncf.Dataset(feeds), subset_size=len(feeds), model_type=kind)
+        ov.save_model(made, out, compress_to_fp16=False)
+    elif tool in ("ort-minmax", "ort-entropy"):
+        from onnxruntime import quantization as q
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(q.CalibrationDataReader):
+            def __init__(self) -> None:
+                self.feeds = iter(feeds)
+
+            def get_next(self) -> dict | None:
+                return next(self.feeds, None)
+
+        prepared = out + ".pre.onnx"
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        method = q.CalibrationMethod.MinMax if tool == "ort-minmax" else q.CalibrationMethod.Entropy
+        q.quantize_static(
+            prepared,
+            out,
+            Reader(),
+            per_channel=True,
+            activation_type=q.QuantType.QUInt8,
+            weight_type=q.QuantType.QInt8,
+            calibrate_method=method,
+        )
+    else:
+        raise SystemExit(f"unknown tool {tool}")
+
+
+def time_inference(source: str, out: str, feeds: list) -> None:
+    """Writes the seconds that ONNX Runtime takes for the samples, without the start of the process."""
+    import json
+    import time
+    from pathlib import Path
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    session.run(None, feeds[0])
+    start, used = time.perf_counter(), time.process_time()
+    for feed in feeds:
+        session.run(None, feed)
+    Path(out).write_text(json.dumps([time.perf_counter() - start, time.process_time() - used]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -116,6 +116,7 @@ def table(
     bits: int = 8,
     percentile: float | None = None,
     channels: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    whole: Collection[str] = (),
 ) -> RangeTable:
     """Returns the ranges that `method` chooses from the statistics of each tensor.
 
@@ -129,6 +130,7 @@ def table(
         bits: of the integers.
         percentile: the share in percent that "percentile" keeps; None: its default.
         channels: least and greatest value of each channel, of shape [channels], by tensor.
+        whole: tensors of which nothing may be clipped: they get "minmax" whatever the method.
 
     Raises:
         ValueError: the method is unknown, or has no percentile, or a tensor was never observed.
@@ -143,7 +145,7 @@ def table(
         one = statistics[name].statistics()
         if not one.count:
             raise ValueError(f"tensor {name!r} was never observed")
-        tensors[name] = _tensor(one, method, bits, options)
+        tensors[name] = _tensor(one, "minmax" if name in whole else method, bits, {} if name in whole else options)
     most = max((one.samples for one in statistics.values()), default=0)
     count = most if samples is None else samples
     extremes = {name: Channels(_numbers(low), _numbers(high)) for name, (low, high) in sorted((channels or {}).items())}

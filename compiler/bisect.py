@@ -1,7 +1,9 @@
 """Finds the pass that changes what a graph computes, and the few nodes on which it does."""
 
+import glob
 import json
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .golden import Golden
 
 FACTS = "repro.json"
+_REPRO = ("before.onnx", "after.onnx", "inputs.npz", FACTS)
 MOST_TRIES = 300
 """Smaller graphs that are tried in the search for the nodes."""
 _CHANGES, _FAILS, _LOADS = "changes the outputs", "fails", "leaves a graph that ONNX Runtime does not load"
@@ -333,16 +336,30 @@ def repro_of(out: Path, name: str) -> Path:
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Gives the repros in the staging folder of `out` their final names, in place of older ones.
+    """Gives the repros in the staging folder of `out` their final names, in place of all older ones of that file.
 
     Raises:
         UsageError: there is something else under such a name.
     """
-    staged = sorted(path for path in folder.iterdir() if path.name.startswith(repro_of(out, "").name))
-    for path in staged:
-        require_replaceable(out.parent / path.name)
-    for path in staged:
-        files.publish(path, out.parent / path.name)
+    prefix = repro_of(out, "").name
+    staged = sorted(path for path in folder.iterdir() if path.name.startswith(prefix))
+    fresh = [out.parent / path.name for path in staged]
+    for final in fresh:
+        require_replaceable(final)
+    for path, final in zip(staged, fresh, strict=True):
+        files.publish(path, final)
+    for old in sorted(out.parent.glob(f"{glob.escape(prefix)}*")):
+        if old not in fresh and _is_untouched(old):
+            shutil.rmtree(old)
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether `folder` is a repro and holds nothing else."""
+    if folder.is_symlink() or not (folder / FACTS).is_file():
+        return False
+    return all(
+        path.name in _REPRO or (path.name.startswith(_REPRO) and path.suffix == ".data") for path in folder.iterdir()
+    )
 
 
 def require_replaceable(folder: Path) -> None:

@@ -1,16 +1,16 @@
 """Calibration: runs the FP32 graph on real data, one sample at a time, and keeps what its tensors hold."""
 
-import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..calibration import dataset
-from . import files, user_code
+from . import user_code
 from .errors import BuildFailed, UsageError, one_line, words_of
 from .recipe import NO_DATA, Calibration
 from .shapes import Dim, TensorSpec
@@ -19,9 +19,11 @@ from .worker import Emit
 if TYPE_CHECKING:
     from ..calibration.table import RangeTable
 
+T = TypeVar("T")
+V = TypeVar("V")
+
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
-_OWN = "the model's own Q/DQ"
 LABELS = "labels"
 """Array of the data that is no input, unless the model has one of that name."""
 
@@ -82,9 +84,23 @@ class Data:
 
 
 def measure(
-    graph: Path, wanted: Calibration, specs: Sequence[TensorSpec], dims: Sequence[Dim], *, emit: Emit
+    graph: Path,
+    wanted: Calibration,
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    *,
+    everything: bool = False,
+    emit: Emit,
 ) -> "tuple[RangeTable, dict[str, np.ndarray] | None]":
     """Returns the calibration table of an optimized FP32 graph, and the first sample of real data (in a worker).
+
+    Args:
+        graph: the ONNX file.
+        wanted: data and method.
+        specs: of the model's inputs.
+        dims: sizes of their named dimensions.
+        everything: whether all float32 tensors are watched, or those that INT8 products read and give.
+        emit: receives the stage.
 
     Raises:
         UsageError: the data does not fit, or a tensor holds NaN.
@@ -97,18 +113,16 @@ def measure(
     digest = _digest(graph)
     if wanted.table is not None:
         return _read(wanted.table, digest), None
-    names, channelled, quantized = _observed(graph)
-    if quantized and not wanted.given:  # by training: nothing is left to be calibrated
-        return table({}, wanted.method, source=_OWN, source_digest="", model_digest=digest), None
+    names, channelled = _observed(graph, everything)
     observers = {name: Observer() for name in names}
     channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     data = Data(wanted.data, specs, wanted.samples)
     source = iter(data) if wanted.data else _random(wanted, specs, dims, emit)
     first = None
     run = _watcher(graph, names)
-    for feed in source:
+    for feed, arrays in _ahead(run, source):
         first = first or feed
-        for name, array in zip(names, run(feed), strict=True):
+        for name, array in zip(names, arrays, strict=True):
             observers[name].update(array)
             if name in channelled:
                 _widen(channels, name, array)
@@ -122,6 +136,7 @@ def measure(
         source_digest=data.tally.digest() if wanted.data else "",
         model_digest=digest,
         channels=channels,
+        whole=channelled,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
     )
     for name, count in made.non_finite.items():
         raise UsageError(
@@ -132,10 +147,18 @@ def measure(
 
 
 def _digest(graph: Path) -> str:
-    """Of the graph with its weights, which lie beside it where they are large."""
-    whole = hashlib.sha256()
-    for path in sorted(graph.parent.glob(f"{glob.escape(graph.name)}*")):
-        whole.update(f"{path.suffix} {files.digest(path)}\n".encode())
+    """Of the graph and the content of its weights, wherever they lie."""
+    from . import storage
+
+    proto, _ = storage.load_light(graph)
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("external_data")
+        tensor.ClearField("raw_data")
+    whole = hashlib.sha256(proto.SerializeToString(deterministic=True))
+    for name, value in sorted(storage.load(graph).graph.initializers.items()):
+        if value.const_value is not None:
+            whole.update(f"{name}\n".encode())
+            whole.update(value.const_value.tobytes())
     return whole.hexdigest()
 
 
@@ -164,14 +187,32 @@ def _random(
     return dataset.random(specs, sizes, wanted.samples or _RANDOM_SAMPLES)
 
 
-def _observed(graph: Path) -> tuple[list[str], set[str], bool]:
-    """Names of the tensors that are observed, and of those whose channels are; whether the graph has Q/DQ already."""
+def _observed(graph: Path, everything: bool) -> tuple[list[str], set[str]]:
+    """Names of the tensors that are observed, and of those whose channels are."""
+    import onnx_ir as ir
+
     from ..passes import channelled, observed
     from . import storage
 
     model = storage.load(graph)
-    quantized = any(node.op_type == "DequantizeLinear" for node in model.graph)
-    return observed(model), channelled(model), quantized
+    if everything:
+        values = [value for node in model.graph for value in node.outputs]
+        return [value.name for value in values if value.name and value.dtype is ir.DataType.FLOAT], set()
+    known = channelled(model)
+    return list(dict.fromkeys((*observed(model), *sorted(known)))), known
+
+
+def _ahead(run: Callable[[T], V], source: Iterator[T]) -> Iterator[tuple[T, V]]:
+    """Yields each item with its result; the next one is computed meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[T, Future[V]] | None = None
+        for item in source:
+            coming = item, pool.submit(run, item)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:

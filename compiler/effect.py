@@ -10,7 +10,8 @@ import onnx_ir as ir
 from ..passes import MOVES
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_INTEGER = ("DequantizeLinear", "DynamicQuantizeLinear")
+_ON_INTEGERS = {"ConvInteger": (0, 1), "MatMulInteger": (0, 1), "QLinearConv": (0, 3), "QLinearMatMul": (0, 3)}
+"""Products that take integers -> which of their inputs are multiplied."""
 
 
 @dataclass
@@ -40,7 +41,7 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
     """
     shares: dict[str, Share] = {}
     for node in model.graph:
-        if node.domain != "" or node.op_type not in (*PRODUCTS, "MatMulInteger", "ConvInteger"):
+        if node.domain != "" or node.op_type not in (*PRODUCTS, *_ON_INTEGERS):
             continue
         share = shares.setdefault(_precision(node), Share())
         share.nodes += 1
@@ -55,45 +56,56 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 def macs(node: ir.Node, sizes: Mapping[str, int]) -> int:
     """Returns how often a product multiplies and adds; 0 where its shapes are not known."""
-    left, right = node.inputs[0], node.inputs[1]
+    if node.op_type not in (*PRODUCTS, *_ON_INTEGERS):
+        return 0
+    left, right = _operands(node)
     output = _shape(node.outputs[0], sizes)
     if left is None or right is None or output is None:
         return 0
     inner, weight = _shape(left, sizes), _shape(right, sizes)
-    if node.op_type in ("Conv", "ConvInteger") and weight:
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv") and weight:
         return math.prod(output) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose" and weight and inner:
         return math.prod(inner) * math.prod(weight[1:])
-    if inner and node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+    if inner and ("MatMul" in node.op_type or node.op_type == "Gemm"):
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1
         return math.prod(output) * inner[-2 if transposed else -1]
     return 0
 
 
 def _precision(node: ir.Node) -> str:
-    if node.op_type in ("MatMulInteger", "ConvInteger"):
-        return "int8"
-    if all(map(_is_integer, node.inputs[:2])):
+    if node.op_type in _ON_INTEGERS or all(map(_is_integer, node.inputs[:2])):
         return "int8"
     dtype = node.outputs[0].dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)
     return {"float": "float32", "double": "float64"}.get(name := dtype.name.lower(), name) if dtype else "unknown"
 
 
+def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    left, right = _ON_INTEGERS.get(node.op_type, (0, 1))
+    return node.inputs[left], node.inputs[right]
+
+
 def _is_integer(value: ir.Value | None) -> bool:
-    """Whether a value comes out of DequantizeLinear, or out of what moves the elements of one that does."""
-    while value is not None and (maker := value.producer()) is not None:
-        if maker.op_type in _INTEGER:
-            return True
+    """Whether a value comes out of the DequantizeLinear of 8 bits, or out of what moves its elements."""
+    maker = _dequantizer(value)
+    whole = maker.inputs[0] if maker is not None else None
+    return whole is not None and whole.dtype in (None, ir.DataType.INT8, ir.DataType.UINT8)
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    while value is not None and (maker := value.producer()) is not None and maker.domain == "":
+        if maker.op_type == "DequantizeLinear":
+            return maker
         if maker.op_type not in MOVES:
-            return False
+            return None
         value = maker.inputs[0]
-    return False
+    return None
 
 
 def _weight_bytes(node: ir.Node) -> int:
-    value = node.inputs[1]
-    maker = value.producer() if value is not None else None
-    if maker is not None and maker.op_type == "DequantizeLinear":
+    value = _operands(node)[1]
+    maker = _dequantizer(value)
+    if maker is not None:
         value = maker.inputs[0]
     return value.const_value.nbytes if value is not None and value.const_value is not None else 0
 

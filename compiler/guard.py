@@ -109,7 +109,7 @@ def search(
     job: Job,
     graph: Path,
     how: quantize.Lowering,
-    table: "RangeTable",
+    table: "RangeTable | None",
     specs: Sequence[TensorSpec],
     *,
     emit: Emit,
@@ -219,7 +219,7 @@ class _Trial:
         job: Job,
         graph: Path,
         how: quantize.Lowering,
-        table: "RangeTable",
+        table: "RangeTable | None",
         data: Evaluation,
         bounds: Sequence[Bound],
         place: Path,
@@ -322,7 +322,7 @@ def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
         raise UsageError(f"--state {error}", hint="Give another file, or remove it") from error
 
 
-def _digest(data: str, table: "RangeTable", how: quantize.Lowering, bounds: Sequence[str], job: Job) -> str:
+def _digest(data: str, table: "RangeTable | None", how: quantize.Lowering, bounds: Sequence[str], job: Job) -> str:
     """What a loss depends on besides the layers."""
     words = [
         data,

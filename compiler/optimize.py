@@ -290,7 +290,10 @@ def _apply(
             }
         )
         if one.name in explain:
-            done[-1]["near_misses"] = _near_misses(one, model)
+            try:
+                done[-1]["near_misses"] = _near_misses(one, model.clone())
+            except Exception as error:  # it costs the explanation, not the pass
+                emit("note", f"the pass {one.name} cannot be explained: {named(error)}")
     return done, None
 
 

@@ -12,6 +12,7 @@ reported.
 """
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, files, host, optimize, plugins, recipe, worker
+from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError
 from .recipe import Job, Source
@@ -53,6 +54,7 @@ class Work:
         payload: the folder that becomes the artifact.
         seconds: wall time by step.
         skipped: graph passes that killed a worker, with the reason: they are left out.
+        imported: the user's Python files that gave data or metrics.
     """
 
     job: Job
@@ -67,6 +69,7 @@ class Work:
     guarded: "Guarded | None" = None
     built: "Built | None" = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    imported: set[Path] = field(default_factory=set)
 
     @property
     def model(self) -> "Exported":
@@ -156,7 +159,8 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
         begin = time.perf_counter()
         best, latencies = _fastest(works, work.model.needs, limits, on_event)
         best.seconds["measure"] = time.perf_counter() - begin
-        sources = [str(path) for path in work.model.sources]
+        read = {*work.model.sources, *job.quantization.files, *(path for one in works for path in one.imported)}
+        sources = sorted(map(str, {path.resolve(): path for path in sorted(read)}.values()))
         seconds = best.seconds | {"total": time.perf_counter() - start}
         report = {
             "schema_version": 1,
@@ -191,8 +195,10 @@ def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
     with files.telling(work.folder):
         for stage in stages():
             if stage.name in names:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), set(sys.modules)
                 stage.run(work, emit)
+                if stage.name in ("calibrate", "lower"):
+                    work.imported |= user_code.loaded(before)
                 work.seconds[stage.name] = time.perf_counter() - start
     return work
 
@@ -311,12 +317,27 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     with files.telling(out.parent):
         optimize.write(storage.load(work.source), out, embed=True)
     emit("stage", "verify")
-    run = reference.runner(out)
+    if work.job.precision is Precision.BF16:
+        emit(
+            "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
+        )
+    run = reference.runner(_runnable(work, out))
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
     if not result["passed"]:
         raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
     return result
+
+
+def _runnable(work: Work, lowered: Path) -> Path:
+    """Returns the graph, or where it is in bfloat16 one in float32 that rounds."""
+    if work.job.precision is not Precision.BF16:
+        return lowered
+    from . import emulate, storage
+
+    path = work.folder / "emulated.onnx"
+    storage.save(emulate.widen(storage.load(lowered)), path)
+    return path
 
 
 def bisect_file(
@@ -406,7 +427,7 @@ def _optimize(work: Work, emit: Emit) -> None:
         return
     family = optimize.Recipe(
         family=work.job.target.family,
-        keep_origin=work.job.precision is Precision.INT8,  # until it is lowered: layers are named after their modules
+        keep_origin=_is_lowered(work),  # until it is lowered: layers are named after their modules
         trusted=work.job.source.frontend == "torch",
         own=True,
     )
@@ -414,25 +435,32 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8 or work.table is not None:  # by another candidate
+    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome."""
+    wanted, precision = work.job.quantization.calibration, work.job.precision
+    if not _is_lowered(work) or work.job.quantization.dynamic or work.table is not None:  # by another candidate
         return
-    from . import calibrate, golden, reference
+    if precision is not Precision.INT8 and not wanted.given:
+        return
+    from . import calibrate, golden, quantize, reference
 
+    if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
+        return
     model = work.model
     work.table, sample = calibrate.measure(
-        work.graph, work.job.quantization.calibration, model.inputs, model.dims, emit=emit
+        work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
     )
     if sample is not None:
+        if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
+            _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
         made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
         golden.save(work.folder / "real.npz", made)
 
 
 def _lower(work: Work, emit: Emit) -> None:
-    if work.job.precision is not Precision.INT8:
+    if not _is_lowered(work):
         return
     from . import guard, quantize
 
-    assert work.table is not None
     emit("stage", "lower")
     how = quantize.lowering(work.job, work.model.dims)
     out = work.folder / f"{work.job.target.name}.q.onnx"
@@ -440,6 +468,11 @@ def _lower(work: Work, emit: Emit) -> None:
         work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)
         how = replace(how, keep=(*how.keep, *work.guarded.excluded))
     work.lowered = quantize.lower(work.graph, out, how, work.table)
+
+
+def _is_lowered(work: Work) -> bool:
+    """Whether the precision is laid down in the graph before the backend sees it."""
+    return work.job.precision in plugins.load("backends", work.job.target.backend).LOWERED
 
 
 def _build(work: Work, emit: Emit) -> None:
@@ -527,18 +560,22 @@ def _manifest(work: Work) -> dict[str, Any]:
 
 
 def _quantization(work: Work) -> dict[str, Any]:
-    """What the manifest says of INT8; empty for other precisions."""
-    if work.lowered is None or work.table is None:
+    """What the manifest says of a precision that is laid down in the graph; empty for others."""
+    if work.lowered is None:
         return {}
+    table = work.table
     return {
         "products": work.lowered.effect,
         "kept": [{"name": one["name"], "reason": one["reason"]} for one in work.lowered.kept],
+        "dynamic": work.job.quantization.dynamic,
         "calibration": {
-            "method": work.table.method,
-            "samples": work.table.samples,
-            "data": work.table.source,
-            "data_sha256": work.table.source_digest,
-        },
+            "method": table.method,
+            "samples": table.samples,
+            "data": table.source,
+            "data_sha256": table.source_digest,
+        }
+        if table is not None
+        else None,
         "guard": work.guarded.facts if work.guarded else None,
     }
 

@@ -31,9 +31,14 @@ def subgraphs(attribute: "onnx.AttributeProto") -> "list[onnx.GraphProto]":
 def graphs(proto: "onnx.ModelProto") -> "Iterator[onnx.GraphProto]":
     """Yields the main graph and all subgraphs."""
     yield proto.graph
+    yield from (graph for _, graph in bodies(proto))
+
+
+def bodies(proto: "onnx.ModelProto") -> "Iterator[tuple[onnx.NodeProto, onnx.GraphProto]]":
+    """Yields all subgraphs, each with the node that has it."""
     for node in nodes(proto):
         for attribute in node.attribute:
-            yield from subgraphs(attribute)
+            yield from ((node, graph) for graph in subgraphs(attribute))
 
 
 def tensors(proto: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":

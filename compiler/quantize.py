@@ -1,7 +1,7 @@
-"""Lowers a graph to INT8: ranges of the calibration table become Q/DQ as the kernels of a target want them."""
+"""Lowers a graph: Q/DQ from the ranges of the calibration table, as the kernels of a target want them, or casts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from . import host
 from .errors import BuildFailed, UsageError
 from .recipe import Job
 from .shapes import Dim
+from .target import Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,53 +26,57 @@ class Lowering:
     """How a graph is lowered.
 
     Attributes:
+        precision: what to.
         scheme: key of `passes.SCHEMES`.
         keep: names, PyTorch module paths or globs of nodes that stay in floating point.
         smoothing: share of the outliers of activations that weights take, 0 for none.
         weight_bits: 8, or 7 for x86 without VNNI.
         sizes: of the symbolic dimensions at the point "opt".
+        dynamic: whether activations are quantized by the range that they have when they come.
     """
 
     scheme: str
+    precision: Precision = Precision.INT8
     keep: tuple[str, ...] = ()
     smoothing: float = 0.0
     weight_bits: int = 8
     sizes: Mapping[str, int] = field(default_factory=dict)
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What became of one product.
+    """What became of one product, or of a node that stays in float32.
 
     Attributes:
         name: of the node.
         origin: path of the PyTorch module that it came from; empty where unknown.
         op: its operator.
-        tensor: the activation that it reads; empty where it has none.
+        macs: multiplications at the point "opt".
+        decision: "int8", "fp16", "bf16" or "float".
+        reason: why it is "float"; empty where it is not.
+        tensor: INT8: the activation that it reads.
         method: how the activation's range was chosen; empty where it has none.
         low: least number that its input can hold.
         high: greatest one.
         scale: of its input.
         sqnr_db: expected signal-to-quantization-noise ratio of its input; None where unknown.
         saturated: share of its input's elements outside of the range; None where unknown.
-        macs: multiplications at the point "opt".
-        decision: "int8" or "float".
-        reason: why it is not "int8"; empty where it is.
     """
 
     name: str
     origin: str
     op: str
-    tensor: str
-    method: str
-    low: float
-    high: float
-    scale: float
-    sqnr_db: float | None
-    saturated: float | None
     macs: int
     decision: str
     reason: str
+    tensor: str = ""
+    method: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    scale: float = 0.0
+    sqnr_db: float | None = None
+    saturated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,8 @@ class Lowered:
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """The rows of the products that are not in INT8."""
-        return [row for row in self.layers if row["decision"] != "int8"]
+        """The rows of what stays in float32."""
+        return [row for row in self.layers if row["decision"] == "float"]
 
 
 def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
@@ -100,15 +105,36 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
-    return Lowering(scheme, quantization.keep, quantization.smoothing, 7 if narrow else 8, sizes)
+    return Lowering(
+        scheme=scheme,
+        precision=job.precision,
+        keep=quantization.keep,
+        smoothing=quantization.smoothing,
+        weight_bits=7 if narrow else 8,
+        sizes=sizes,
+        dynamic=quantization.dynamic,
+    )
 
 
-def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered:
-    """Reads the ONNX file `graph`, quantizes it and writes `out`.
+def has_own(graph: Path) -> bool:
+    """Whether an ONNX file has Q/DQ of its own, as quantization-aware training leaves them."""
+    from . import protos, storage
+
+    return any(node.op_type == "DequantizeLinear" for node in protos.nodes(storage.load_light(graph)[0]))
+
+
+def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> Lowered:
+    """Reads the ONNX file `graph`, lowers it and writes `out`.
+
+    Args:
+        graph: in float32.
+        out: the ONNX file.
+        how: to what.
+        table: ranges; None where the graph brings Q/DQ of its own, for dynamic INT8 and for 16 bits.
 
     Raises:
         UsageError: `keep` names no node of the graph.
-        BuildFailed: no product can be quantized.
+        BuildFailed: nothing could be lowered.
     """
     from ..passes import RemoveUnused, StripMetadata, check, signature
     from . import effect, storage
@@ -116,28 +142,80 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable") -> Lowered
     model = storage.load(graph)
     wanted = signature(model)
     require_known(model, how.keep)
-    own = any(node.op_type == "DequantizeLinear" for node in model.graph)
-    smoothed = _smooth(model, how, table)
-    inserting = _inserting(how, table, smoothed)
-    layers = list(_layers(model, inserting, how, table, smoothed))
-    inserting(model)
-    RemoveUnused()(model)  # the weights in float
+    lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
+    layers, smoothed = lowering(model, how, table)
+    if how.precision is Precision.INT8:
+        layers += _quantize_embeddings(model, how)
+        RemoveUnused()(model)  # the weights in floating point
     check(model, wanted)
     counts = effect.count(model, how.sizes)
-    if "int8" not in counts:
+    if _NAMES[how.precision] not in counts:
+        reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
         raise BuildFailed(
-            f"INT8 had no effect: {_why_not(layers)}",
+            f"{how.precision} had no effect: "
+            + ("; ".join(reasons[:3]) or f"the graph has no matrix product{'' if how.dynamic else ' or convolution'}"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )
     StripMetadata()(model)
     storage.save(model, out)
-    rows = [asdict(layer) for layer in layers]
-    if own:
-        rows = [row | {"decision": "int8", "reason": ""} if row["reason"] == OWN else row for row in rows]
-    return Lowered(counts, rows, list(smoothed))
+    return Lowered(counts, [asdict(layer) for layer in layers], smoothed)
 
 
-OWN = "it has Q/DQ of its own"
+def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
+    from ..calibration.table import RangeTable
+
+    known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
+    smoothed = _smooth(model, how, known)
+    inserting = _inserting(how, known, smoothed)
+    layers = list(_layers(model, inserting, how, known, smoothed))
+    inserting(model)
+    own = [replace(layer, decision="int8", reason="") if layer.reason == _OWN else layer for layer in layers]
+    return own, list(smoothed)
+
+
+def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Quantizes weights, and activations when they are there; returns a row per product."""
+    from ..passes import QuantizeDynamic
+
+    quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
+    quantizing(model)
+    return layers, []
+
+
+def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
+    """Inserts casts; returns a row per node that stays in float32, and per product."""
+    from ..passes import ORIGIN, ConvertPrecision, UpgradeOpset, layer_name
+    from . import effect
+
+    if how.precision is Precision.BF16 and model.opset_imports.get("", 1) < _BF16_OPSET:
+        UpgradeOpset(least=_BF16_OPSET)(model)
+    converting = ConvertPrecision(
+        dtype=_NAMES[how.precision],
+        keep=how.keep,
+        ranges=tuple((name, one.min, one.max) for name, one in table.tensors.items()) if table else (),
+    )
+    kept = dict(converting.kept(model))
+    layers = [
+        Layer(
+            name=layer_name(node),
+            origin=node.metadata_props.get(ORIGIN, ""),
+            op=node.op_type,
+            macs=effect.macs(node, how.sizes),
+            decision="float" if node in kept else str(how.precision),
+            reason=kept.get(node, ""),
+        )
+        for node in model.graph
+        if node in kept or node.op_type in effect.PRODUCTS
+    ]
+    converting(model)
+    return layers, []
+
+
+_NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
+_BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
+_OWN = "it has Q/DQ of its own"
 
 
 def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
@@ -149,7 +227,7 @@ def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
     from ..passes import ORIGIN, is_kept, layer_name
     from .errors import did_you_mean
 
-    nodes = [node for node in model.graph if node.op_type in _products()]
+    nodes = [node for node in model.graph if node.op_type in (*_products(), "Gather")]
     for one in keep:
         if not any(is_kept(node, (one,)) for node in nodes):
             names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
@@ -184,6 +262,33 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
         inserted = smoothed_name(name)
         ranges[inserted if inserted in names else name] = (min(low, 0.0), max(high, 0.0))
     return ranges
+
+
+def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
+    from ..passes import ORIGIN, layer_name
+    from . import effect
+
+    return Layer(
+        name=layer_name(node),
+        origin=node.metadata_props.get(ORIGIN, ""),
+        op=node.op_type,
+        macs=effect.macs(node, how.sizes),
+        decision="float" if reason else "int8",
+        reason=reason,
+        tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
+    )
+
+
+def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
+    """Quantizes the tables of the runtimes that take them; an embedding is a layer without multiplications."""
+    from ..passes import QuantizeEmbeddings
+
+    if how.scheme == "tensorrt":
+        return []
+    quantizing = QuantizeEmbeddings(keep=how.keep)
+    layers = [_without_range(node, reason, how) for node, reason in quantizing.lookups(model)]
+    quantizing(model)
+    return layers
 
 
 def _inserting(how: Lowering, table: "RangeTable", smoothed: Mapping[str, tuple[float, float]]) -> "InsertQdq":
@@ -240,8 +345,3 @@ def _layers(
             decision="float" if reason else "int8",
             reason=reason,
         )
-
-
-def _why_not(layers: list[Layer]) -> str:
-    reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
-    return "; ".join(reasons[:3]) or "the graph has no matrix product or convolution"

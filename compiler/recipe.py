@@ -12,7 +12,8 @@ from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
-NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or allow random data: --allow-random-calibration"
+NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic where there is no data"
+_DYNAMIC = ("onnxruntime", "null")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -27,6 +28,7 @@ class Source:
         weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
         data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
         trust_pickle: whether files may run code when they are read.
+        brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Source:
     weights: Path | None = None
     data: Path | None = None
     trust_pickle: bool = False
+    brief: bool = False
 
     @property
     def frontend(self) -> str:
@@ -98,12 +101,16 @@ class Quantization:
         keep: names, PyTorch module paths or globs of nodes that stay in float32.
         smoothing: share of the activations' outliers that weights take, 0 for none.
         guard: the accuracy that must be left.
+        dynamic: whether each activation is quantized by the range that it has when it comes, without calibration.
+        files: what all this was read from, but for what a Python file imports.
     """
 
     calibration: Calibration = Calibration()
     keep: tuple[str, ...] = ()
-    smoothing: float = 0.5
+    smoothing: float = 0.7
     guard: Guard = Guard()
+    dynamic: bool = False
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,10 +157,6 @@ def source(
     """
     from .files import require_file
 
-    parsed = tuple(shapes.parse_input(text) for text in inputs)
-    sizes = tuple(shapes.parse_dim(text) for text in dims)
-    if parsed:
-        shapes.check_dims(parsed, sizes)
     path, colon, function = model.rpartition(":")
     if model.endswith((".onnx", ".pt2", ".pt", ".pth")):
         require_file(Path(model))
@@ -171,10 +174,27 @@ def source(
         )
     if weights is not None and ":" not in model and not model.endswith((".pt", ".pth")):
         raise UsageError(f"--weights does not go with {model}, which has weights", hint="Leave --weights out")
-    for file in (weights, data):
-        if file is not None:
-            require_file(file)
-    return Source(model, parsed, sizes, weights, data, trust_pickle)
+    if weights is not None:
+        require_file(weights)
+    known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    return replace(known, weights=weights, trust_pickle=trust_pickle)
+
+
+def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = (), data: Path | None = None) -> Source:
+    """Checks the words that say what an ONNX file, whatever its name, runs on.
+
+    Raises:
+        UsageError: a shape does not parse, a dimension has no sizes, or the data is missing.
+    """
+    from .files import require_file
+
+    parsed = tuple(shapes.parse_input(text) for text in inputs)
+    sizes = tuple(shapes.parse_dim(text) for text in dims)
+    if parsed:
+        shapes.check_dims(parsed, sizes)
+    if data is not None:
+        require_file(data)
+    return Source(path, parsed, sizes, data=data)
 
 
 def job(
@@ -194,11 +214,14 @@ def job(
     """
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
+    model = replace(model, brief=bool(quantization.calibration.data) and model.frontend == "onnx")
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
-        require_data(quantization.calibration, model)
-    elif quantization != Quantization():
-        raise UsageError(f"calibration and accuracy bounds go with -p int8, not with {asked}", hint="Add -p int8")
+        require_data(quantization, model)
+    elif quantization.dynamic:
+        raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
+    elif asked is Precision.FP32 and quantization != Quantization():
+        raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made
@@ -216,6 +239,7 @@ def quantization(
     max_drop: Sequence[str] = (),
     evaluation: str = "",
     state: Path | None = None,
+    dynamic: bool = False,
 ) -> Quantization:
     """Checks the words that say how to quantize.
 
@@ -247,20 +271,39 @@ def quantization(
         raise UsageError(
             "--calibration, --ranges and --allow-random-calibration exclude each other", hint="Give one of them"
         )
+    if dynamic and (data or table or random or samples):
+        raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
+    files = {file for text in (data, evaluation, *max_drop) for file in _files(text)}
+    files |= {Path(one[1:]) for one in keep if one.startswith("@")} | ({table} if table else set())
     return Quantization(
-        Calibration(data, samples, method, table, random), kept, smoothing, Guard(bounds, evaluation, state)
+        Calibration(data, samples, method, table, random),
+        kept,
+        smoothing,
+        Guard(bounds, evaluation, state),
+        dynamic,
+        tuple(sorted(files)),
     )
 
 
-def require_data(calibration: Calibration, model: Source) -> None:
+def _files(text: str) -> list[Path]:
+    """The files that `data.npz`, a folder, `file.py:callable` or `file.py:callable=0.1` names."""
+    if ".py:" in text:
+        return [Path(text.partition(".py:")[0] + ".py")]
+    place = Path(text)
+    if text and place.is_dir():
+        return sorted(path for path in place.iterdir() if path.suffix in (".npz", ".npy"))
+    return [place] if text and place.is_file() else []
+
+
+def require_data(quantization: Quantization, model: Source) -> None:
     """Checks that INT8 has ranges to come from; an ONNX file may bring them as Q/DQ of its own.
 
     Raises:
         UsageError: it has none.
     """
-    if not calibration.given and model.frontend != "onnx":
+    if not quantization.dynamic and not quantization.calibration.given and model.frontend != "onnx":
         raise UsageError("INT8 needs calibration data", hint=NO_DATA)
 
 
@@ -335,7 +378,9 @@ def candidates(job: Job) -> list[Job]:
     else:
         jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
     reasons = {
-        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision) for one in jobs
+        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision)
+        or _why_not_dynamic(one)
+        for one in jobs
     }
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
@@ -343,6 +388,12 @@ def candidates(job: Job) -> list[Job]:
         told = "; ".join(f"{name}: {reason}" if several else str(reason) for name, reason in reasons.items())
         raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
     return able
+
+
+def _why_not_dynamic(job: Job) -> str | None:
+    if not job.quantization.dynamic or job.target.backend in _DYNAMIC:
+        return None
+    return f"{job.target.name} runs dynamically quantized products in float32; it needs --calibration DATA"
 
 
 def backend_options(job: Job) -> Any:

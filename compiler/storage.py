@@ -1,8 +1,6 @@
 """ONNX files whose weights never pass through memory: read without them, written by copying them from file to file.
 
-A weight is a span of bytes in some file until a pass asks for its values. What this module knows of protobuf is its
-wire format: a message is a sequence of fields, each a tag and a value, and fields may come in any order.
-Source: https://protobuf.dev/programming-guides/encoding/
+A weight is a span of bytes in some file until a pass asks for its values.
 """
 
 import errno
@@ -14,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,26 +20,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes import all_graphs, all_nodes, all_tensors
-from . import protos
+from . import protos, wire
+from .wire import LEAST_BYTES, Span
 
 if TYPE_CHECKING:
     import onnx
 
-LEAST_BYTES = 1024
-"""Smaller weights are read, and stay inside the file."""
 _ALIGNMENT = 64
 _CHUNK = 1 << 20
 _KEPT_BYTES = 1 << 16
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9  # field numbers of onnx.proto
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes of a file."""
-
-    offset: int
-    length: int
 
 
 class FileTensor(ir.ExternalTensor):
@@ -56,13 +42,9 @@ class FileTensor(ir.ExternalTensor):
         """Returns the array; small ones are kept."""
         if self._array is not None or self.dtype.bitwidth < 8 or not self.size:
             return super().numpy()
-        data, count = bytearray(self.nbytes), 0
+        data = bytearray(self.nbytes)
         with Path(self.path).open("rb") as file:
-            while count < len(data):  # one call reads 2 GiB at most
-                done = os.preadv(file.fileno(), [memoryview(data)[count:]], (self.offset or 0) + count)
-                if not done:
-                    raise OSError(errno.EIO, "a weights file is shorter than it was")
-                count += done
+            _fill(memoryview(data), file.fileno(), self.offset or 0)
         array = np.frombuffer(data, self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
         if self.nbytes <= _KEPT_BYTES:
             self._array = array
@@ -88,10 +70,7 @@ def load_light(path: Path) -> "tuple[onnx.ModelProto, dict[str, Span]]":
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            parts, spans = _without_weights(data)
-            light = b"".join(
-                data[one.offset : one.offset + one.length] if isinstance(one, Span) else one for one in parts
-            )
+            light, spans = wire.without_weights(data)
         except (ValueError, IndexError):  # unusual, or damaged: the library says which
             light, spans = data[:], {}
     return onnx.ModelProto.FromString(light), spans
@@ -132,9 +111,14 @@ def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
 
 
 def drop_shapes(proto: "onnx.ModelProto") -> None:
-    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones."""
-    for index, graph in enumerate(protos.graphs(proto)):  # the main graph is the first
-        inner = graph.output if index else ()
+    """Drops the shapes of inner values: a file whose inputs were made dynamic by hand still states the old ones.
+
+    What the body of a Loop or Scan is given is such a value, too, but for the two scalars that a Loop begins with: of
+    these ONNX Runtime makes tensors of the stated shape.
+    """
+    for node, graph in ((None, proto.graph), *protos.bodies(proto)):
+        given = graph.input[2 if node is not None and node.op_type == "Loop" else 0 :]
+        inner = (*given, *graph.output) if node is not None else ()
         stored = {tensor.name for tensor in graph.initializer}
         for value in (*graph.value_info, *inner):
             if value.name not in stored and value.type.HasField("tensor_type"):
@@ -163,7 +147,8 @@ def save(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    beside = path.with_name(f"{path.name}.data")
+    _require_unread(model, path)
+    beside = _beside(model, path)
     with _large_weights(model, path.parent) as weights:
         places = _lay_out(weights, beside.name)
         if places:
@@ -179,7 +164,8 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    draft = path.with_name(f"{path.name}.data")
+    _require_unread(model, path)
+    draft = _beside(model, path)
     with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
         sums = side.map(_checksum, list(weights.values()))
         _write_all(_lay_out(weights, draft.name), draft)
@@ -189,6 +175,23 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
         _lay_out(weights, name)
         path.write_bytes(ir.to_proto(model).SerializeToString())
         draft.replace(path.with_name(name))
+
+
+def _beside(model: ir.Model, path: Path) -> Path:
+    """Returns the file that takes the weights of `path`: one that none of them is read from."""
+    read = _files(model)
+    names = (f"{path.name}{f'.{count}' if count else ''}.data" for count in range(len(read) + 1))
+    return next(one for name in names if (one := path.with_name(name)).resolve() not in read)
+
+
+def _require_unread(model: ir.Model, path: Path) -> None:
+    """Raises OSError where weights are read from `path` itself: they would be gone before they are copied."""
+    if path.resolve() in _files(model):
+        raise OSError(errno.EBUSY, "the weights are read from the file that is written", str(path))
+
+
+def _files(model: ir.Model) -> set[Path]:
+    return {Path(tensor.path).resolve() for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
 
 
 def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> None:
@@ -236,12 +239,19 @@ def _chunks(tensor: ir.TensorProtocol, start: int = 0) -> Iterator[bytes | memor
     offset, end = (tensor.offset or 0) + start, (tensor.offset or 0) + tensor.nbytes
     buffer = memoryview(bytearray(min(end - offset, _CHUNK)))
     with Path(tensor.path).open("rb") as source:
-        while offset < end:
-            count = os.preadv(source.fileno(), [buffer[: end - offset]], offset)
-            if not count:
-                raise OSError(errno.EIO, "a weights file is shorter than it was")
-            yield buffer[:count]
-            offset += count
+        for place in range(offset, end, _CHUNK):
+            part = buffer[: end - place]
+            _fill(part, source.fileno(), place)
+            yield part
+
+
+def _fill(buffer: memoryview, source: int, offset: int) -> None:
+    """Reads as many bytes as the buffer holds; one call to the kernel gives 2 GiB at most."""
+    while buffer:
+        count = os.preadv(source, [buffer], offset)
+        if not count:
+            raise OSError(errno.EIO, "a weights file is shorter than it was")
+        buffer, offset = buffer[count:], offset + count
 
 
 def save_whole(model: ir.Model, path: Path) -> None:
@@ -250,6 +260,7 @@ def save_whole(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    _require_unread(model, path)
     with _large_weights(model) as weights, path.open("wb", buffering=_CHUNK) as file:
         for part in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
             for chunk in (part,) if isinstance(part, bytes) else _chunks(part):
@@ -268,14 +279,14 @@ def _whole(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> Iterator[b
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             size = weight.nbytes
-            content = tensor.SerializeToString() + _tag(_TENSOR_RAW_DATA) + _varint(size)
-        head = _tag(_GRAPH_INITIALIZER) + _varint(len(content) + size) + content
+            content = tensor.SerializeToString() + wire.head(wire.TENSOR_RAW_DATA, size)
+        head = wire.head(wire.GRAPH_INITIALIZER, len(content) + size) + content
         total += len(head) + size
         parts += [head] if weight is None else [head, weight]
     del proto.graph.initializer[:]
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
-    yield proto.SerializeToString() + _tag(_MODEL_GRAPH) + _varint(len(graph) + total) + graph
+    yield proto.SerializeToString() + wire.head(wire.MODEL_GRAPH, len(graph) + total) + graph
     yield from parts
 
 
@@ -316,12 +327,18 @@ def _read_others(model: ir.Model) -> None:
     for graph in all_graphs(model):
         if isinstance(graph, ir.Graph) and graph is not model.graph:
             for value in graph.initializers.values():
-                if isinstance(value.const_value, ir.ExternalTensor):
-                    value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+                if value.const_value is not None:
+                    value.const_value = _in_memory(value.const_value)
     for node in all_nodes(model):
         for name, attribute in list(node.attributes.items()):
             if attribute.type is ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-                node.attributes[name] = ir.AttrTensor(name, ir.tensor(attribute.value.numpy()))
+                node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+            elif attribute.type is ir.AttributeType.TENSORS and not attribute.is_ref():
+                node.attributes[name] = ir.AttrTensors(name, [_in_memory(tensor) for tensor in attribute.value])
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy(), name=tensor.name) if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
 def _elsewhere(tensor: ir.TensorProtocol, name: str, location: str, offset: int | None) -> ir.ExternalTensor:
@@ -347,103 +364,3 @@ def _bytes_of(tensor: ir.TensorProtocol) -> bytes | memoryview:
         return tensor.tobytes()
     array: np.ndarray = np.ascontiguousarray(tensor.numpy())
     return array.reshape(-1).view(np.uint8).data
-
-
-def _without_weights(data: mmap.mmap) -> tuple[list[bytes | Span], dict[str, Span]]:
-    """Returns the parts of a serialized model without its large weights, and where those lie.
-
-    Raises:
-        ValueError: the message is not laid out as every writer of ONNX does it, such as with two graphs.
-    """
-    graphs = [field for field in _fields(data, 0, len(data)) if field[0] == _MODEL_GRAPH]
-    if len(graphs) != 1:
-        raise ValueError("not one graph")
-    _, begin, start, end = graphs[0]
-    parts: list[bytes | Span] = []
-    spans: dict[str, Span] = {}
-    size, kept = 0, start
-    for number, tag, first, last in _fields(data, start, end):
-        if number == _GRAPH_INITIALIZER and last - first >= LEAST_BYTES:
-            found = _light_tensor(data, first, last)
-            if found is not None:
-                name, light, span = found
-                if name in spans:
-                    raise ValueError("two initializers of one name")
-                spans[name] = span
-                parts += [Span(kept, tag - kept), light]
-                size += tag - kept + len(light)
-                kept = last
-    parts.append(Span(kept, end - kept))
-    size += end - kept
-    head: list[bytes | Span] = [Span(0, begin), _tag(_MODEL_GRAPH) + _varint(size)]
-    return [*head, *parts, Span(end, len(data) - end)], spans
-
-
-def _light_tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, bytes, Span] | None:
-    """Returns name, serialized field without its bytes, and the place of the bytes; None where it has no large ones."""
-    kept: list[bytes] = []
-    name, span = "", None
-    for number, tag, first, last in _fields(data, start, end):
-        if number == _TENSOR_RAW_DATA:
-            if span is not None:
-                raise ValueError("two values")
-            span = Span(first, last - first)
-            continue
-        if number == _TENSOR_NAME:
-            name = data[first:last].decode()
-        if last - tag >= LEAST_BYTES:
-            return None  # typed data: not raw
-        kept.append(data[tag:last])
-    if span is None or span.length < LEAST_BYTES or not name:
-        return None
-    light = b"".join(kept) + _tag(_TENSOR_RAW_DATA) + _varint(0)
-    return name, _tag(_GRAPH_INITIALIZER) + _varint(len(light)) + light, span
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields for each field of a message its number, and where its tag, its value and the next field begin.
-
-    Raises:
-        ValueError: it ends too early, or is of a kind that ONNX does not use.
-    """
-    while start < end:
-        tag = start
-        key, start = _read_varint(data, start)
-        kind = key & 7
-        if kind == _BYTES:
-            length, start = _read_varint(data, start)
-            stop = start + length
-        elif kind == _VARINT:
-            _, stop = _read_varint(data, start)
-        elif kind in (_FIXED32, _FIXED64):
-            stop = start + (4 if kind == _FIXED32 else 8)
-        else:
-            raise ValueError("a group")
-        if stop > end:
-            raise ValueError("cut short")
-        yield key >> 3, tag, start, stop
-        start = stop
-
-
-def _read_varint(data: mmap.mmap, start: int) -> tuple[int, int]:
-    number = shift = 0
-    while (byte := data[start]) > 127:
-        number |= (byte & 127) << shift
-        shift += 7
-        start += 1
-        if shift > 63:
-            raise ValueError("no number")
-    return number | byte << shift, start + 1
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _tag(field: int) -> bytes:
-    return _varint(field << 3 | _BYTES)

@@ -4,13 +4,16 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
+from .convert_precision import ConvertPrecision
 from .fold_constants import FoldConstants
+from .fold_quantized_weights import FoldQuantizedWeights
 from .fold_shapes import FoldShapes
 from .fuse_attention import FuseAttention
 from .fuse_conv_bn import FuseConvBn
@@ -20,6 +23,8 @@ from .fuse_hard_swish import FuseHardSwish
 from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .fuse_rms_norm import FuseRmsNorm
+from .fuse_rotary import FuseRotary
+from .group_queries import GroupQueries
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .inline_if import InlineIf
@@ -29,6 +34,8 @@ from .merge_chains import MergeChains
 from .merge_duplicates import MergeDuplicates
 from .merge_matmuls import MergeMatmuls
 from .push_transposes import PushTransposes
+from .quantize_dynamic import QuantizeDynamic
+from .quantize_embeddings import QuantizeEmbeddings
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
 from .simplify_attention import SimplifyAttention
@@ -43,12 +50,16 @@ __all__ = [
     "PRESETS",
     "SCHEMES",
     "BrokenGraph",
+    "ConvertPrecision",
     "InferShapes",
     "InsertQdq",
     "Pass",
+    "QuantizeDynamic",
+    "QuantizeEmbeddings",
     "RemoveUnused",
     "SmoothActivations",
     "StripMetadata",
+    "UpgradeOpset",
     "all_graphs",
     "all_nodes",
     "all_tensors",
@@ -79,6 +90,7 @@ _ORDER: tuple[Pass, ...] = (
     RemoveNoops(),
     SimplifyAttention(),
     RemoveUnused(),  # what is dead uses the middle of chains, too
+    GroupQueries(),
     MergeChains(),
     PushTransposes(),
     RemoveNoops(),
@@ -92,6 +104,7 @@ _ORDER: tuple[Pass, ...] = (
     FuseRmsNorm(),
     MergeMatmuls(),
     LiftConstants(),
+    FoldQuantizedWeights(),
     MergeDuplicates(),
     RemoveUnused(),
     StripMetadata(),
@@ -107,7 +120,15 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
 """
 
-EXTRA: tuple[Pass, ...] = (FuseAttention(), InsertQdq(), SmoothActivations())
+EXTRA: tuple[Pass, ...] = (
+    ConvertPrecision(),
+    FuseAttention(),
+    FuseRotary(),
+    InsertQdq(),
+    QuantizeDynamic(),
+    QuantizeEmbeddings(),
+    SmoothActivations(),
+)
 """Passes of no preset, for --pass; their docstrings say why."""
 
 
@@ -133,7 +154,7 @@ def parse(text: str) -> Pass:
     if match is None or match[1] not in known:
         raise ValueError(f"unknown pass {text!r}; known: {', '.join(known)}")
     types = {one.name: one.type for one in fields(known[match[1]])}
-    options = {}
+    options: dict[str, Any] = {}
     for pair in filter(None, (match[2] or "").split(",")):
         name, _, value = (part.strip() for part in pair.partition("="))
         kind = types.get(name.replace("-", "_"))
@@ -141,6 +162,8 @@ def parse(text: str) -> Pass:
             raise ValueError(f"{match[1]} has no option {name!r}")
         if kind is bool and value in ("true", "false"):
             options[name.replace("-", "_")] = value == "true"
+        elif kind is str:
+            options[name.replace("-", "_")] = value
         elif kind is int and value.isdecimal() and value.isascii():
             options[name.replace("-", "_")] = int(value)
         else:

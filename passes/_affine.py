@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Miss
-from ._constants import new_constant, own_view
-from ._match import only_use, require, text
+from ._constants import constant, new_constant, own_view
+from ._match import inner, only_use, require, text
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm")
 _FLOATS = (ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -30,6 +30,7 @@ class Linear:
         bias: its third one; None where it has none.
         axis: of the output, which has the channels.
         channels: their number.
+        pair: QuantizeLinear and DequantizeLinear between the weight and the operator; None where it has none.
     """
 
     node: ir.Node
@@ -37,6 +38,7 @@ class Linear:
     bias: ir.Value | None
     axis: int
     channels: int
+    pair: tuple[ir.Node, ir.Node] | None = None
 
     def vector(self, array: np.ndarray, rank: int) -> np.ndarray:
         """Returns an operand that is broadcast to the output as one number per channel.
@@ -70,7 +72,7 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
         return None
     if not only_use(value):
         raise Miss(f"something else needs {text(value)} of the {node.op_type}")
-    weight = node.inputs[1]
+    weight, pair = _behind_pair(node)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     for operand in (weight, bias) if bias is not None else (weight,):
         if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
@@ -82,10 +84,31 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
     if len(shape) < 2 or (len(shape) > 2 and node.op_type in ("Gemm", "MatMul")):
         raise Miss("the weight is no matrix")
     if node.op_type == "Conv":
-        return Linear(node, weight, bias, 1, shape[0])
+        return Linear(node, weight, bias, 1, shape[0], pair)
     if node.op_type == "ConvTranspose":
         return Linear(node, weight, bias, 1, shape[1] * node.attributes.get_int("group", 1))
     return Linear(node, weight, bias, -1, shape[0 if _transposed(node) else 1])
+
+
+def _behind_pair(node: ir.Node) -> tuple[ir.Value | None, tuple[ir.Node, ir.Node] | None]:
+    """Returns the weight of an operator, and the pair that quantizes it as quantization-aware training exports it."""
+    weight = node.inputs[1]
+    dequantize = inner(weight, "DequantizeLinear") if node.op_type == "Conv" else None
+    quantize = inner(dequantize.inputs[0], "QuantizeLinear") if dequantize is not None else None
+    if dequantize is None or quantize is None or len(quantize.inputs) != 3:
+        return weight, None
+    for one in (quantize, dequantize):
+        scale, zero = (constant(value) for value in [*one.inputs, None][1:3])
+        by_channel = scale is not None and (scale.size == 1 or one.attributes.get_int("axis", 1) == 0)
+        if (
+            not by_channel
+            or zero is None
+            or zero.dtype != np.int8
+            or zero.any()
+            or one.inputs[1] is not quantize.inputs[1]
+        ):
+            return weight, None
+    return quantize.inputs[0], (quantize, dequantize)
 
 
 def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> None:
@@ -102,11 +125,17 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
         Miss: a weight that others use is too large to copy, or its type cannot hold the result. Nothing is changed.
     """
     node = found.node
+    if found.pair is not None and scale is not None and not scale.all():
+        raise Miss("a channel of a quantized weight is scaled by zero")
     weight, bias = _weight(found, scale), _bias(found, scale, shift)
     attributes = dict(node.attributes)
     if bias is not None:
         attributes.pop("beta", None)  # it is in the bias now
     operands = [node.inputs[0], _updated(home, found.weight, weight, f"{last.outputs[0].name}_weight")]
+    made: list[ir.Node] = []
+    if found.pair is not None:
+        made = _scaled_pair(home, operands[1], found, scale)
+        operands[1] = made[-1].outputs[0] if made else node.inputs[1]
     if bias is not None and found.bias is not None:
         tensor = ir.tensor(bias, name=found.bias.name)
         operands.append(_updated(home, found.bias, tensor, f"{last.outputs[0].name}_bias"))
@@ -117,6 +146,28 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
     assert graph is not None
     _put(new, last)
     graph.remove(node, safe=True)
+    if made and found.pair is not None:
+        graph.insert_before(new, made)
+        graph.remove(found.pair[::-1], safe=True)
+
+
+def _scaled_pair(home: ir.Graph, weight: ir.Value | None, found: Linear, scale: np.ndarray | None) -> list[ir.Node]:
+    """The pair again, whose steps are scaled as the weight is: the integers stay, or change their sign."""
+    assert found.pair is not None
+    old, zero = (constant(value) for value in found.pair[0].inputs[1:3])
+    if scale is None or old is None or zero is None:
+        return []
+    steps = (np.broadcast_to(old.reshape(-1), scale.shape) * abs(scale)).astype(np.float32)
+    by = new_constant(home, f"{found.weight.name}_scale", steps)
+    origin = new_constant(home, f"{found.weight.name}_zero_point", np.zeros(steps.shape, np.int8))
+    made: list[ir.Node] = []
+    value = weight
+    for one in found.pair:
+        name = one.outputs[0].name
+        made.append(ir.node(one.op_type, [value, by, origin], attributes={"axis": 0}, name=one.name))
+        value = made[-1].outputs[0]
+        value.name, value.type, value.shape = name, one.outputs[0].type, one.outputs[0].shape
+    return made
 
 
 def require_copyable(weight: ir.Value) -> None:

@@ -66,6 +66,18 @@ def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def new_lazy(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """Adds a tensor that is made when it is written as an initializer, under its name or `name_1` and so on."""
+    free, count = tensor.name, 0
+    while free in graph.initializers:
+        count += 1
+        free = f"{tensor.name}_{count}"
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def free_constant(name: str, array: np.ndarray) -> ir.Value:
     """Returns a constant that is not in a graph yet."""
     tensor = ir.tensor(array, name=name)

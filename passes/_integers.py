@@ -12,6 +12,8 @@ import onnx_ir as ir
 from ._constants import own_view
 
 _LEAST = float(np.finfo(np.float32).tiny)
+_DEAD = 2.0**-20
+"""Scale of a channel of zeros, against the greatest one."""
 _MOST_BIAS = float(2**31 - 1) * (1 - 2**-20)
 
 
@@ -28,10 +30,16 @@ class Grid:
     zero_point: np.ndarray
 
 
-def grid(low: float, high: float, dtype: ir.DataType) -> Grid:
+def grid(low: float, high: float, dtype: ir.DataType, within: tuple[float, float] = (-np.inf, np.inf)) -> Grid:
     """Returns scale and zero point of 8-bit activations whose values lie in [low, high]; zero is one of the numbers.
 
     UINT8 takes any zero point, INT8 takes 0 and -127 to 127, so that no number is without its opposite.
+
+    Args:
+        low: least value.
+        high: greatest one.
+        dtype: UINT8 or INT8.
+        within: bounds with zero between them, beyond which no number of UINT8 lies.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if dtype is ir.DataType.INT8:
@@ -39,7 +47,12 @@ def grid(low: float, high: float, dtype: ir.DataType) -> Grid:
         return Grid(np.array(max(scale, _LEAST) if scale else 1, np.float32), np.array(0, np.int8))
     scale = (high - low) / 255
     scale = max(scale, _LEAST) if scale else 1.0
-    return Grid(np.array(scale, np.float32), np.array(np.clip(round(-low / scale), 0, 255), np.uint8))
+    zero = int(np.clip(round(-low / scale), 0, 255))
+    most = min(-within[0] / zero if zero else np.inf, within[1] / (255 - zero) if zero < 255 else np.inf)
+    step = np.float32(min(scale, most) if most > 0 else scale)
+    while step > most > 0:  # float32 rounded it up
+        step = np.nextafter(step, np.float32(0))
+    return Grid(np.array(step, np.float32), np.array(zero, np.uint8))
 
 
 def weight_scale(tensor: ir.TensorProtocol, axis: int | None, bits: int) -> np.ndarray:
@@ -56,13 +69,22 @@ def weight_scale(tensor: ir.TensorProtocol, axis: int | None, bits: int) -> np.n
     return np.asarray(greatest / (2 ** (bits - 1) - 1))
 
 
-def with_room_for_bias(scale: np.ndarray, bias: np.ndarray | None, activation: float) -> np.ndarray:
-    """Returns the weight's scale, float32, no smaller than the int32 bias of the same product needs.
+def with_room_for_bias(scale: np.ndarray, bias: np.ndarray | None, step: np.float32) -> np.ndarray:
+    """Returns the weight's scale, float32 and never 0, no smaller than the int32 bias of the same product needs.
 
-    A channel of zeros would have a scale of zero and lose its bias.
+    A channel of zeros has a scale of zero: it gets a small one, so that its bias has room and is exact.
+
+    Args:
+        scale: of shape [channels] or ().
+        bias: float32[channels]; None where it is no integer.
+        step: scale of the product's input.
     """
-    least = _LEAST if bias is None else np.maximum(np.abs(bias.astype(np.float64)) / (activation * _MOST_BIAS), _LEAST)
-    result: np.ndarray = np.maximum(scale, least).astype(np.float32)
+    greatest = float(scale.max(initial=0))
+    enough = np.where(scale == 0, greatest * _DEAD or _DEAD, scale)
+    if bias is not None:
+        room = np.abs(bias.astype(np.float64)) / (float(step) * _MOST_BIAS)
+        enough = np.maximum(enough, room if scale.ndim else room.max(initial=0))
+    result: np.ndarray = np.maximum(enough, _LEAST / min(float(step), 1.0)).astype(np.float32)
     return result
 
 
@@ -79,10 +101,24 @@ def integers(array: np.ndarray, scale: np.ndarray, axis: int | None, dtype: np.d
     return result
 
 
-def lazy(tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, bits: int, name: str) -> ir.TensorProtocol:
-    """Returns the int8 weight; the float one is read and quantized when it is written."""
+def lazy(
+    tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, bits: int, name: str, *, transposed: bool = False
+) -> ir.TensorProtocol:
+    """Returns the int8 weight; the float one is read and quantized when it is written.
+
+    Args:
+        tensor: the float weight.
+        scale: float32, of shape () or [channels].
+        axis: of the channels in `tensor`.
+        bits: see `weight_scale`.
+        name: of the result.
+        transposed: whether the result is the transposed matrix.
+    """
+    sizes = tensor.shape.numpy()
 
     def make(source: ir.TensorProtocol) -> ir.TensorProtocol:
-        return ir.Tensor(integers(own_view(source).numpy(), scale, axis, np.dtype(np.int8), bits), name=name)
+        array = integers(own_view(source).numpy(), scale, axis, np.dtype(np.int8), bits)
+        return ir.Tensor(np.ascontiguousarray(array.T) if transposed else array, name=name)
 
-    return ir.LazyTensor(partial(make, tensor), ir.DataType.INT8, ir.Shape(tensor.shape.numpy()), name=name)
+    shape = ir.Shape(sizes[::-1] if transposed else sizes)
+    return ir.LazyTensor(partial(make, tensor), ir.DataType.INT8, shape, name=name)

@@ -9,6 +9,7 @@ from ._constants import constant
 Size = int | str
 """A known number, or the name of a symbolic dimension."""
 
+_MOST_TERMS = 4
 _SAME_AS_FIRST = (
     "Cast", "Clip", "Erf", "Exp", "Gelu", "Identity", "IsNaN", "LayerNormalization", "LogSoftmax", "Neg", "Not",
     "Reciprocal", "Relu", "RMSNormalization", "Sigmoid", "Softmax", "Sqrt", "Tanh",
@@ -75,6 +76,29 @@ def broadcast(inputs: Sequence[list[Size]]) -> list[Size] | None:
     return result
 
 
+def added(parts: Sequence[Size]) -> Size | None:
+    """Returns the sum of sizes, which is always spelled the same: "(past+1)"; None where it is not worth a name."""
+    names: list[str] = []
+    total = 0
+    for part in parts:
+        if isinstance(part, int):
+            total += part
+        elif part.startswith("unk__"):
+            return None
+        elif part.startswith("(") and part.endswith(")"):
+            *inner, last = part[1:-1].split("+")
+            names += inner if last.isdecimal() else [*inner, last]
+            total += int(last) if last.isdecimal() else 0
+        else:
+            names.append(part)
+    if not names or total < 0:
+        return None if names else total
+    if len(names) > _MOST_TERMS:
+        return None
+    terms = [*sorted(names), *([str(total)] if total else [])]
+    return f"({'+'.join(terms)})" if len(terms) > 1 else terms[0]
+
+
 def _matmul(_node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
     left, right = inputs
     if len(left) < 2 or len(right) < 2:
@@ -88,9 +112,8 @@ def _concat(node: ir.Node, inputs: Sequence[list[Size]]) -> list[Size] | None:
     if len({len(sizes) for sizes in inputs}) != 1:
         return None
     sizes = [_best(column) for column in zip(*inputs, strict=True)]
-    parts = [one[axis] for one in inputs]
-    numbers = [part for part in parts if isinstance(part, int)]
-    sizes[axis] = sum(numbers) if len(numbers) == len(parts) else _own(node.outputs[0], axis)
+    total = added([one[axis] for one in inputs])
+    sizes[axis] = own(node.outputs[0], axis) if total is None else total
     return sizes
 
 
@@ -131,7 +154,7 @@ def _refine_split(node: ir.Node) -> None:
     if not whole or not -len(whole) <= axis < len(whole):
         return
     for output in node.outputs:
-        part = _own(output, axis % len(whole))
+        part = own(output, axis % len(whole))
         keep(output, [part if one == axis % len(whole) else size for one, size in enumerate(whole)])
 
 
@@ -140,10 +163,10 @@ def _best(equal: Sequence[Size]) -> Size:
     return min(equal, key=lambda size: (isinstance(size, str), str(size).startswith("unk__")))
 
 
-def _own(output: ir.Value, axis: int) -> Size:
+def own(output: ir.Value, axis: int) -> Size:
     """The size that the output has already, or a name of its own."""
     known = sizes_of(output)
-    return known[axis] if known is not None else f"{output.name}.{axis}"
+    return known[axis] if known is not None and axis < len(known) else f"{output.name}.{axis}"
 
 
 _RULES: dict[str, Callable[[ir.Node, Sequence[list[Size]]], list[Size] | None]] = {

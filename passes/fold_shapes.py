@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import constant, new_constant
-from ._shapes import Size, broadcast, keep, refine, sizes_of
+from ._shapes import Size, added, broadcast, keep, own, refine, sizes_of
 from ._walk import all_graphs
 
 _MOST_SIZES = 64
@@ -21,8 +21,8 @@ class FoldShapes(Pass):
     """Folds shape arithmetic: Reshape(x, Concat(Shape(x)[0], 12, -1)) -> Reshape(x, [-1, 12, 64]).
 
     Small integer vectors are followed forward as lists of numbers and names of dimensions. One that holds only
-    numbers becomes a constant; the operand of a Reshape may hold one name, which becomes -1, and its own -1 is solved
-    by cancelling names. The nodes that computed it become dead.
+    numbers becomes a constant, and of those that hold the same names one serves all. The operand of a Reshape may hold
+    one name, which becomes -1, and its own -1 is solved by cancelling names. What computed them becomes dead.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -30,10 +30,11 @@ class FoldShapes(Pass):
         modified = False
         for graph in all_graphs(model):
             known: dict[ir.Value, list[Size]] = {}
+            first: dict[tuple[object, ...], ir.Value] = {}
             for node in graph:
                 if node.domain == "":
                     refine(node)
-                    modified |= _fold(model.graph, node, known)
+                    modified |= _fold(model.graph, node, known) or _reuse(node, known, first)
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -42,6 +43,10 @@ def _fold(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> b
         return _fold_reshape(home, node, known)
     if node.op_type == "Expand":
         return _fold_expand(home, node, known)
+    if node.op_type == "Where":
+        return _fold_where(node, known)
+    if node.op_type == "Range":
+        _measure_range(node, known)
     rule, output = _RULES.get(node.op_type), node.outputs[0]
     if rule is None or output.dtype is not ir.DataType.INT64 or output.shape is None or len(output.shape) > 1:
         return False
@@ -60,6 +65,19 @@ def _fold(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> b
     return True
 
 
+def _reuse(node: ir.Node, known: dict[ir.Value, list[Size]], first: dict[tuple[object, ...], ir.Value]) -> bool:
+    """Takes the first value of the graph that holds the same sizes."""
+    output = node.outputs[0]
+    sizes, rank = known.get(output), _rank(output)
+    if sizes is None or rank is None or not output.uses() or all(isinstance(size, int) for size in sizes):
+        return False
+    before = first.setdefault((rank, *sizes), output)
+    if before is output or output.is_graph_output():
+        return False
+    output.replace_all_uses_with(before)
+    return True
+
+
 def _fold_reshape(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
     data, output = node.inputs[0], node.outputs[0]
     wanted = _sizes(node.inputs[1], known)
@@ -71,8 +89,7 @@ def _fold_reshape(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size
             return False
         wanted = [have[axis] if size == 0 and axis < len(have) else size for axis, size in enumerate(wanted)]
     solved = _solve(have, wanted)
-    if -1 not in solved:
-        keep(output, solved)
+    keep(output, [own(output, axis) if size == -1 else size for axis, size in enumerate(solved)])
     result = _sizes(data, known)
     if result is not None and len(solved) == 1:
         known[output] = result
@@ -88,6 +105,37 @@ def _fold_expand(home: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]
         return False
     node.replace_input_with(1, new_constant(home, f"{node.outputs[0].name}_shape", np.array(sizes, dtype=np.int64)))
     return True
+
+
+def _fold_where(node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
+    """Takes Where(Equal(s, -1), ones, s) for s, as torch writes the sizes of an Expand: no size is -1."""
+    condition, other, output = node.inputs[0], node.inputs[2], node.outputs[0]
+    test = condition.producer() if condition is not None else None
+    sizes = _sizes(other, known)
+    if other is None or sizes is None or test is None or (test.domain, test.op_type) != ("", "Equal"):
+        return False
+    pair = [_sizes(value, known) for value in test.inputs]
+    if pair[0] != sizes or test.inputs[0] is not other or pair[1] is None or len(pair[1]) not in (1, len(sizes)):
+        return False
+    chosen = _sizes(node.inputs[1], known)
+    if set(pair[1]) != {-1} or -1 in sizes or chosen is None or len(chosen) not in (1, len(sizes)):
+        return False
+    known[output] = sizes
+    if output.is_graph_output() or not output.uses() or _rank(output) is None or _rank(output) != _rank(other):
+        return False
+    output.replace_all_uses_with(other)
+    return True
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
+
+
+def _measure_range(node: ir.Node, known: dict[ir.Value, list[Size]]) -> None:
+    """Range(0, n, 1) has n elements, for a size n."""
+    start, limit, step = (_sizes(value, known) for value in node.inputs)
+    if start == [0] and step == [1] and limit is not None and len(limit) == 1 and isinstance(limit[0], str):
+        keep(node.outputs[0], limit)
 
 
 def _materialize(home: ir.Graph, node: ir.Node) -> bool:
@@ -195,6 +243,24 @@ def _arithmetic(action: Callable[[int, int], int]) -> Callable[[ir.Node, Operand
     return rule
 
 
+def _add(node: ir.Node, operands: Operands) -> list[Size] | None:
+    """One sum may have names: that of past and new tokens."""
+    left, right = operands
+    if left and right and len(left) == len(right) == 1 and any(isinstance(size, str) for size in (*left, *right)):
+        total = added([*left, *right])
+        return None if total is None else [total]
+    return _sum(node, operands)
+
+
+def _divide(node: ir.Node, operands: Operands) -> list[Size] | None:
+    """ONNX rounds towards zero, Python down."""
+    if any(not isinstance(size, int) or size < 0 for one in operands for size in one or ()) or 0 in (
+        operands[1] or [0]
+    ):
+        return None
+    return _quotient(node, operands)
+
+
 def _range(_node: ir.Node, operands: Operands) -> list[Size] | None:
     numbers = [size for one in operands for size in one or () if isinstance(size, int)]
     if len(numbers) != 3 or numbers[2] == 0:
@@ -203,10 +269,13 @@ def _range(_node: ir.Node, operands: Operands) -> list[Size] | None:
     return list(found) if 0 < len(found) <= _MOST_SIZES else None
 
 
+_sum = _arithmetic(lambda one, other: one + other)
+_quotient = _arithmetic(lambda one, other: one // other)
 _RULES: dict[str, Callable[[ir.Node, Operands], list[Size] | None]] = {
-    "Add": _arithmetic(lambda one, other: one + other),
+    "Add": _add,
     "Cast": _cast,
     "Concat": _concat,
+    "Div": _divide,
     "Gather": _gather,
     "Identity": _same,
     "Mul": _arithmetic(lambda one, other: one * other),

@@ -18,7 +18,7 @@ class FuseAttention(Fusion):
     """Fuses attention: MatMul(Softmax(MatMul(q, k^T) * scale + mask), v) -> Attention(q, k, v, mask).
 
     Where q, k, v and the result are split into heads and joined again by Reshape and Transpose, these go too. Grouped
-    keys and values stay repeated. The mask must have the size of the weights in its last two dimensions.
+    keys and values are left to group-queries. The mask must have the size of the weights in its last two dimensions.
 
     In no preset: the operator is of opset 23, and no faster on a CPU. ViT-S has half the nodes, and takes 0.99 to 1.02
     of the time on one thread in ONNX Runtime 1.31 and 1.03 in OpenVINO 2026.4. MultiHeadAttention of ONNX Runtime

@@ -13,6 +13,7 @@ from ._fusion import near_rules
 from ._match import only_use, producer
 from ._walk import all_graphs, all_nodes
 
+_PADDED = ("AveragePool", "Conv", "MaxPool")
 _NOT_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt")
 
 
@@ -26,7 +27,8 @@ class FusePad(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuses pools in place, and applies onnxscript's rules for convolutions."""
-        if not any(node.op_type == "Pad" for node in all_nodes(model)):
+        pads = [node for node in all_nodes(model) if node.op_type == "Pad"]
+        if not pads or any(map(_is_old, pads)):
             return ir.passes.PassResult(model, modified=False)
         from onnxscript.rewriter import RewritePass
 
@@ -42,15 +44,25 @@ class FusePad(Pass):
 
     def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields each Conv and pool behind a Pad, and what is in the way."""
-        padded = [node for node in all_nodes(model) if node.op_type == "Conv" and producer(node.inputs[0], "Pad")]
+        padded = [node for node in all_nodes(model) if node.op_type in _PADDED and producer(node.inputs[0], "Pad")]
+        old = [node for node in all_nodes(model) if node.op_type == "Pad" and _is_old(node)]
+        if old:
+            yield from ((node, f"the paddings of {old[0].name!r} are an attribute, as in opset 10") for node in padded)
+            return
+        convs = [node for node in padded if node.op_type == "Conv"]
         with without_defaults(model):
-            missed = near_rules(_rules(), model, padded) if padded else []
+            missed = near_rules(_rules(), model, convs) if convs else []
         yield from missed
-        for node in all_nodes(model):
+        for node in padded:
             try:
                 _match(node)
             except Miss as reason:
                 yield node, str(reason)
+
+
+def _is_old(pad: ir.Node) -> bool:
+    """Whether its paddings are an attribute, as up to opset 10; upgrade-opset makes them an input."""
+    return len(pad.inputs) < 2
 
 
 def _rules() -> list[Any]:

@@ -1,18 +1,14 @@
 """Lays Q/DQ out for the kernels of a family of targets, from calibrated ranges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from ._base import ORIGIN, Pass
-from ._constants import free_constant
-from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, is_weight, layer_name, operands, regions
-from ._schemes import SCHEMES
-
-_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}
+from ._base import Pass
+from ._pairs import PairWriter, measured
+from ._regions import Regions, absorbed, operands, regions
+from ._schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True)
@@ -40,30 +36,28 @@ class InsertQdq(Pass):
         if not self.ranges:
             return ir.passes.PassResult(model, modified=False)
         found = self.regions(model)
-        writer = _Writer(model.graph, self, {name: (low, high) for name, low, high in self.ranges}, found)
+        writer = PairWriter(
+            model.graph,
+            found,
+            scheme=SCHEMES[self.family],
+            ranges={name: (low, high) for name, low, high in self.ranges},
+            weight_bits=self.weight_bits,
+            per_channel=self.per_channel,
+        )
         writer.write()
         return ir.passes.PassResult(model, modified=bool(found.nodes))
 
     def regions(self, model: ir.Model) -> Regions:
         """Returns what is quantized, and why the rest is not; changes nothing."""
+        scheme, opset = SCHEMES[self.family], model.opset_imports.get("", 1)
         known = {name for name, _, _ in self.ranges}
-        scheme = SCHEMES[self.family]
-        opset = model.opset_imports.get("", 1)
-        found = regions(model.graph, scheme, self.keep, opset)
-        if not known:
-            return found
-        unknown = tuple(
-            layer_name(node)
-            for node in found.nodes
-            if node.op_type in scheme.products
-            and any((found.source.get(value, value).name or "") not in known for value in operands(node))
-        )
-        if unknown:
-            found = regions(model.graph, scheme, (*self.keep, *unknown), opset)
-            for node in found.refused:
-                if layer_name(node) in unknown:
-                    found.refused[node] = "the calibration table has no range for its input"
-        return found
+        without: dict[ir.Node, str] = {}
+        while True:
+            found = regions(model.graph, scheme, self.keep, opset, without)
+            lacking = {node: name for node in found.nodes if (name := _lacking(node, found, scheme, known))}
+            if not known or not lacking:
+                return found
+            without |= {node: f"the calibration table has no range for {name!r}" for node, name in lacking.items()}
 
     def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields the products that stay in floating point, and why."""
@@ -80,146 +74,10 @@ def observed(model: ir.Model) -> list[str]:
     return list(names)
 
 
-class _Writer:
-    """Puts the pairs into a graph; equal scales, zero points and weights are one initializer each."""
-
-    def __init__(
-        self, graph: ir.Graph, options: InsertQdq, ranges: Mapping[str, tuple[float, float]], found: Regions
-    ) -> None:
-        self.graph = graph
-        self.options = options
-        self.scheme = SCHEMES[options.family]
-        self.ranges = ranges
-        self.found = found
-        self.activations: dict[ir.Value, Grid] = {}
-        self.greatest: dict[tuple[ir.Value, int | None], np.ndarray] = {}
-        self.constants: dict[object, ir.Value] = {}
-        self.weights: dict[object, ir.Value] = {}
-
-    def write(self) -> None:
-        """Quantizes activations, then weights and biases."""
-        for value, everywhere in self.found.values.items():
-            self._put_pair(value, everywhere)
-        for node in self.found.nodes:
-            if node.op_type in self.scheme.products and is_weight(node.inputs[1]):
-                self._put_weight(node)
-
-    def _put_pair(self, value: ir.Value, everywhere: bool) -> None:
-        source = self.found.source.get(value, value)
-        if source.name is None or source.name not in self.ranges:
-            return
-        found = grid(*self.ranges[source.name], self.scheme.activations)
-        scale = self._constant(f"{source.name}_scale", found.scale)
-        zero = self._constant(f"{source.name}_zero_point", found.zero_point)
-        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}_QuantizeLinear")
-        whole = quantize.outputs[0]
-        dequantize = ir.node("DequantizeLinear", [whole, scale, zero], name=f"{value.name}_DequantizeLinear")
-        result = dequantize.outputs[0]
-        whole.name, result.name = f"{value.name}_quantized", f"{value.name}_dequantized"
-        whole.type, result.type = ir.TensorType(self.scheme.activations), value.type
-        whole.shape, result.shape = value.shape, value.shape
-        self.activations[result] = found
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(next(iter(self.graph)), [quantize, dequantize])
-        else:
-            _inherit_origin(producer, quantize, dequantize)
-            self.graph.insert_after(producer, [quantize, dequantize])
-        if everywhere and value.is_graph_output():
-            self._swap_output(value, result)
-        for use in list(value.uses()):
-            if (
-                use.node is not quantize
-                and use.node.graph is self.graph
-                and (everywhere or use.node in self.found.nodes)
-            ):
-                use.node.replace_input_with(use.idx, result)
-
-    def _swap_output(self, value: ir.Value, result: ir.Value) -> None:
-        """The graph gives out the pair's output, under the name that its users know."""
-        value.name, result.name = f"{value.name}_float", value.name
-        for index, output in enumerate(self.graph.outputs):
-            if output is value:
-                self.graph.outputs[index] = result
-
-    def _put_weight(self, node: ir.Node) -> None:
-        left, weight, bias = [*node.inputs, None][:3]
-        assert left is not None
-        assert weight is not None
-        axis = self._axis(node, weight)
-        activation = self.activations.get(left)
-        whole = bias if self.scheme.integer_bias and activation is not None else None
-        numbers = None if whole is None else _tensor(whole).numpy()
-        if (weight, axis) not in self.greatest:
-            self.greatest[weight, axis] = weight_scale(_tensor(weight), axis, self.options.weight_bits)
-        step = float(activation.scale) if activation is not None else 1.0
-        scale = with_room_for_bias(self.greatest[weight, axis], numbers, step)
-        node.replace_input_with(1, self._weight(node, weight, scale, axis))
-        if whole is not None and numbers is not None:
-            node.replace_input_with(2, self._bias(node, whole, numbers, (scale * step).astype(np.float32)))
-
-    def _axis(self, node: ir.Node, weight: ir.Value) -> int | None:
-        if not self.options.per_channel:
-            return None
-        if node.op_type == "Gemm":
-            return 0 if node.attributes.get_int("transB", 0) else 1
-        if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
-            return None
-        return _OUTPUT_AXIS[node.op_type] % len(_tensor(weight).shape)
-
-    def _weight(self, node: ir.Node, weight: ir.Value, scale: np.ndarray, axis: int | None) -> ir.Value:
-        """A weight that several products share is dequantized once, where their scales agree."""
-        key = (weight, axis, scale.tobytes())
-        if key not in self.weights:
-            tensor = lazy(_tensor(weight), scale, axis, self.options.weight_bits, f"{weight.name}_quantized")
-            self.weights[key] = self._dequantize(node, tensor, scale, axis, weight)
-        return self.weights[key]
-
-    def _bias(self, node: ir.Node, bias: ir.Value, numbers: np.ndarray, scale: np.ndarray) -> ir.Value:
-        axis = 0 if scale.ndim else None
-        array = integers(numbers, scale, axis, np.dtype(np.int32), 32)
-        return self._dequantize(node, ir.tensor(array, name=f"{bias.name}_quantized"), scale, axis, bias)
-
-    def _dequantize(
-        self, node: ir.Node, tensor: ir.TensorProtocol, scale: np.ndarray, axis: int | None, old: ir.Value
-    ) -> ir.Value:
-        sizes = ir.Shape(tensor.shape.numpy())
-        whole = self._register(
-            ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=sizes, const_value=tensor)
-        )
-        scales = self._constant(f"{old.name}_scale", scale)
-        zero = self._constant(f"{old.name}_zero_point", np.zeros(scale.shape, tensor.dtype.numpy()))
-        attributes = {} if axis is None else {"axis": axis}
-        made = ir.node(
-            "DequantizeLinear", [whole, scales, zero], attributes=attributes, name=f"{old.name}_DequantizeLinear"
-        )
-        _inherit_origin(node, made)
-        result = made.outputs[0]
-        result.name, result.type, result.shape = f"{old.name}_dequantized", old.type, old.shape
-        self.graph.insert_before(node, made)
-        return result
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = self._register(free_constant(name, array))
-        return self.constants[key]
-
-    def _register(self, value: ir.Value) -> ir.Value:
-        name, count = value.name, 0
-        while value.name in self.graph.initializers:
-            count += 1
-            value.name = f"{name}_{count}"
-        self.graph.register_initializer(value)
-        return value
-
-
-def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    assert value.const_value is not None
-    return value.const_value
-
-
-def _inherit_origin(node: ir.Node, *made: ir.Node) -> None:
-    if origin := node.metadata_props.get(ORIGIN):
-        for one in made:
-            one.metadata_props[ORIGIN] = origin
+def _lacking(node: ir.Node, found: Regions, scheme: Scheme, known: set[str]) -> str:
+    """Returns the name of a tensor that has no range, yet the node would need one; empty where there is none."""
+    values = operands(node)
+    if node.op_type in scheme.outputs:
+        values.append(absorbed(node.outputs[0], scheme))
+    names = (measured(found.source.get(value, value), scheme, known).name or "" for value in values)
+    return next((name for name in names if name not in known), "")

@@ -8,7 +8,7 @@ from ._base import Pass
 from ._constants import without_defaults
 from ._walk import all_nodes
 
-_CHAINED = ("Cast", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_CHAINED = ("Cast", "Reshape", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class MergeChains(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Applies onnxscript's rules in place."""
-        if not any(node.op_type in _CHAINED for node in all_nodes(model)):
+        if not any(map(_is_chained, all_nodes(model))):
             return ir.passes.PassResult(model, modified=False)
         from onnxscript.rewriter import RewritePass
         from onnxscript.rewriter.rules import common as rules
@@ -33,3 +33,13 @@ class MergeChains(Pass):
         )
         with without_defaults(model):
             return ir.passes.PassResult(model, modified=bool(pass_(model).modified))
+
+
+def _is_chained(node: ir.Node) -> bool:
+    """Whether a rule could begin here: the library takes 0.2 s to load."""
+    if node.op_type not in _CHAINED or not node.inputs or node.inputs[0] is None:
+        return False
+    before = node.inputs[0].producer()
+    return before is not None and (
+        before.op_type == node.op_type or (before.op_type, node.op_type) == ("Squeeze", "Reshape")
+    )

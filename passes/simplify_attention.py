@@ -47,6 +47,7 @@ def _guard(anchor: ir.Node) -> Fused:
     """Matches Where(IsNaN(p), 0, p) of a p without NaN."""
     weights = anchor.inputs[0]
     softmax = source(weights, "Softmax")
+    require(softmax.graph is anchor.graph, f"{text(weights)} is computed outside of the subgraph")
     where = user(anchor.outputs[0], "Where")
     require(where.inputs[2] is weights and weights is not None, f"Where gives another value than {text(weights)}")
     assert weights is not None

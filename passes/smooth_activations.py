@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import free_constant, own_view
+from ._constants import new_constant, own_view
+from ._match import only_use
 from ._regions import is_kept
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
@@ -33,7 +34,7 @@ class SmoothActivations(Pass):
     """
 
     extremes: tuple[tuple[str, tuple[float, ...]], ...] = ()
-    strength: float = 0.5
+    strength: float = 0.7
     keep: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -59,7 +60,11 @@ class SmoothActivations(Pass):
             if value is None or value.dtype is not ir.DataType.FLOAT:
                 continue
             users = list(dict.fromkeys(use.node for use in value.uses()))
-            nodes = [node for node in users if _takes(node, value, len(numbers)) and not is_kept(node, self.keep)]
+            nodes = [
+                node
+                for node in users
+                if node.graph is model.graph and _takes(node, value, len(numbers)) and not is_kept(node, self.keep)
+            ]
             if nodes:
                 yield value, (nodes, self._scale(np.array(numbers), nodes))
 
@@ -94,15 +99,15 @@ def _takes(node: ir.Node, value: ir.Value, channels: int) -> bool:
     if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or node.inputs[0] is not value:
         return False
     weight = node.inputs[1]
-    if weight is None or weight.const_value is None or weight.is_graph_input() or len(weight.uses()) != 1:
+    if weight is None or weight.const_value is None or not only_use(weight) or weight.is_graph_input():
         return False
     shape = weight.const_value.shape.numpy()
-    plain = not bool(node.attributes.get_int("transA", 0))
+    plain = not node.attributes.get_int("transA", 0)
     return plain and weight.dtype is ir.DataType.FLOAT and len(shape) == 2 and shape[_row_axis(node)] == channels
 
 
 def _row_axis(node: ir.Node) -> int:
-    return 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else 0
+    return 1 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else 0
 
 
 def _rows(node: ir.Node) -> np.ndarray:
@@ -144,15 +149,15 @@ def _fold(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.
     for index, parameter in list(enumerate(norm.inputs))[1:]:
         if parameter is not None and parameter.const_value is not None:
             array = parameter.const_value.numpy() / scale
-            fresh = free_constant(f"{parameter.name}_{value.name}", array.astype(np.float32))
-            graph.register_initializer(fresh)
+            fresh = new_constant(graph, f"{parameter.name}_smoothed", array.astype(np.float32))
             norm.replace_input_with(index, fresh)
+            if not parameter.uses() and not parameter.is_graph_output():
+                graph.initializers.pop(parameter.name or "", None)
     return True
 
 
 def _insert(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.ndarray) -> None:
-    factor = free_constant(f"{value.name}_smoothing", (1 / scale).astype(np.float32))
-    graph.register_initializer(factor)
+    factor = new_constant(graph, f"{value.name}_smoothing", (1 / scale).astype(np.float32))
     made = ir.node("Mul", [value, factor], name=f"{value.name}_smoothing_Mul")
     made.metadata_props.update(nodes[0].metadata_props)
     output = made.outputs[0]

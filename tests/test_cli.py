@@ -223,8 +223,8 @@ def test_targets(planc: Callable[..., Any], tmp_path: Path) -> None:
 def test_doctor(planc: Callable[..., Any], tmp_path: Path) -> None:
     text = planc("doctor", cwd=tmp_path).stdout
     assert f"onnxruntime        {metadata.version('onnxruntime')}" in text
-    assert re.search(r"^onnxruntime-cpu +builds fp32; runs here$", text, re.M)
-    assert re.search(r"^ +not int8: ", text, re.M)
+    assert re.search(r"^onnxruntime-cpu +builds fp32 int8; runs here$", text, re.M)
+    assert re.search(r"^ +not fp16: ", text, re.M)
 
 
 def test_inspect_onnx(planc: Callable[..., Any], workshop: Path, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_symbol_without_sizes(planc: Callable[..., Any], workshop: Path, tmp_p
 
 
 def test_unavailable_is_exit_code_3(planc: Callable[..., Any], workshop: Path, tmp_path: Path) -> None:
-    words = ("compile", workshop / "conv.onnx", "--dim", "batch=1", "-t", "onnxruntime-cpu", "-p", "int8", "-o", "art")
+    words = ("compile", workshop / "conv.onnx", "--dim", "batch=1", "-t", "onnxruntime-cpu", "-p", "fp16", "-o", "art")
     assert "onnxruntime-cpu" in planc(*words, cwd=tmp_path, expect=3).stderr
 
 

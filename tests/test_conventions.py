@@ -80,6 +80,7 @@ def test_a_backend_keeps_the_contract(name: str) -> None:
     assert module.Options.__dataclass_params__.frozen
     assert module.Options() == module.Options()
     assert isinstance(module.VERIFIABLE, bool)
+    assert set(Precision) >= module.LOWERED
     assert all(isinstance(version, str) for version in module.fingerprint().values())
     parameters = {
         function: [parameter.strip("_") for parameter in inspect.signature(getattr(module, function)).parameters]
@@ -182,6 +183,7 @@ def test_the_skeletons_of_contributing_keep_the_contracts(conv_model: ir.Model) 
     backend: dict[str, Any] = {"__name__": "planc.compiler.backends.x", "__package__": "planc.compiler.backends"}
     exec(a_backend, backend)
     assert isinstance(backend["VERIFIABLE"], bool)
+    assert set(Precision) >= backend["LOWERED"]
     for name in ("why_not", "fingerprint", "build", "load"):
         parameters = [one.strip("_") for one in inspect.signature(backend[name]).parameters]
         assert parameters == [one.strip("_") for one in inspect.signature(getattr(real, name)).parameters]

@@ -51,6 +51,8 @@ def test_every_block_is_one_that_this_test_executes() -> None:
     verbs = {command.split()[1] for command in commands if command.startswith("planc ")}
     assert verbs == {
         "compile",
+        "calibrate",
+        "quantize",
         "verify",
         "inspect",
         "run",
@@ -70,7 +72,7 @@ def test_the_quick_start(tmp_path: Path) -> None:
         if block.language == "python":
             assert block.file
             (tmp_path / block.file).write_text(block.text)
-            if block.file != "net.py":
+            if block.file not in ("net.py", "data.py"):
                 _run(f"python {block.file}", tmp_path)
             continue
         for command in block.commands:
@@ -78,13 +80,17 @@ def test_the_quick_start(tmp_path: Path) -> None:
                 _run(command, tmp_path)
     assert (tmp_path / "y.npz").is_file()
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {"net", "net-ort", "net-fp16", "net-portable"}
+    assert made == {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort"}
+    assert {"ranges.json", "net.int8.onnx"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_make_test_runs_the_linters_and_pytest() -> None:
     """Only planned (`make -n`): running it would run this test again, without end."""
     plan = _run("make --no-print-directory -n test", ROOT).splitlines()
-    assert plan[-1].endswith("bin/pytest")
+    assert [line.partition("bin/pytest")[2] for line in plan[-2:]] == [
+        " -n 2 --dist loadfile -m 'not alone'",
+        " -m alone",
+    ]
     for tool in ("ruff format --check", "ruff check", "mypy -p planc", "lint-imports"):
         assert any(tool in line for line in plan), tool
 

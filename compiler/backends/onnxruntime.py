@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 VERIFIABLE = True
+LOWERED = frozenset({Precision.INT8})
 PAYLOAD = "model.onnx"
 _INTEGER_PRODUCTS = {
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",

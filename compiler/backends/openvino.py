@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERIFIABLE = True
+LOWERED = frozenset({Precision.INT8})  # 16 bits are its own business
 PAYLOAD = "model.xml"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _HINTS = ("latency", "throughput")

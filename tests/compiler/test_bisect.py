@@ -5,6 +5,7 @@ Python imports `sitecustomize` at its start, in the worker too: that is how the 
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -267,6 +268,28 @@ def test_strict_makes_it_a_gate_that_said_no(wrongly: Callable[..., Any], folder
     assert not (folder / "o.onnx").exists()
     assert (folder / "o.onnx.repro-erf-to-tanh" / "before.onnx").is_file()
     wrongly(*words, *_passes("raise-at-softmax"), expect=4)
+
+
+def test_repros_of_an_earlier_run_do_not_stay(wrongly: Callable[..., Any], folder: Path) -> None:
+    """But for one in which somebody else keeps something; those of another file are none of this one's."""
+    words = ("optimize", "in.onnx", "--check", *_passes("erf-to-tanh"))
+    wrongly(*words, "-o", "o.onnx")
+    repro = folder / "o.onnx.repro-erf-to-tanh"
+    for name in ("o.onnx.repro-noted", "p.onnx.repro-erf-to-tanh"):
+        shutil.copytree(repro, folder / name)
+    (folder / "o.onnx.repro-noted" / "notes.txt").touch()
+    wrongly("optimize", "in.onnx", "--check", "-o", "o.onnx", *_passes("remove-noops"))
+    assert sorted(path.name for path in folder.glob("*.repro-*")) == ["o.onnx.repro-noted", "p.onnx.repro-erf-to-tanh"]
+
+
+def test_a_model_of_any_name_is_checked(wrongly: Callable[..., Any], folder: Path) -> None:
+    (folder / "in.onnx").rename(folder / "in.model")
+    wrongly("optimize", "in.model", "--check", "-o", "o.onnx", *_passes("remove-noops"))
+    wrongly("bisect", "in.model", *_passes("remove-noops"))
+    (folder / "notes.txt").write_text("no model\n")
+    for words in (("optimize", "notes.txt", "--check", "-o", "p.onnx"), ("bisect", "notes.txt")):
+        (line,) = wrongly(*words, expect=2).stderr.splitlines()[-1:]
+        assert line.startswith("planc: notes.txt is not an ONNX file or is cut short: ")
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(wrongly: Callable[..., Any], folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,25 @@ def test_a_failing_pass_is_left_out_and_the_others_run(bad: Pass, source: Path) 
     assert bad.name not in {one["name"] for one in done}
     assert "BatchNormalization" not in {node.op_type for node in model.graph}
     assert [value.name for value in model.graph.outputs] == ["y"]
+
+
+@dataclass(frozen=True)
+class ExplainsNothing(RemoveUnused):
+    def near_misses(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+        yield model.graph.node(0), "the first"
+        raise ValueError("cannot say why")
+
+
+def test_a_failing_explanation_costs_nothing_else(source: Path) -> None:
+    told: list[tuple[str, Any]] = []
+    one = ExplainsNothing()
+    _, done, left_out = optimize.apply(
+        lambda: ir.load(source), [one], strict=True, explain=[one.name], emit=lambda *event: told.append(event)
+    )
+    assert [step["name"] for step in done] == [one.name]
+    assert "near_misses" not in done[0]
+    assert not left_out
+    assert ("note", "the pass explains-nothing cannot be explained: ValueError: cannot say why") in told
 
 
 def test_strict_makes_it_an_error(source: Path) -> None:
@@ -281,6 +300,38 @@ def test_outputs_keep_the_names_of_their_sizes(onnx_file: Callable[..., Path], t
     optimize.optimize(onnx_file(tmp_path / "in.onnx", text), out, optimize.Recipe(embed=True), limits=LIMITS)
     onnx.checker.check_model(onnx.load(out))
     assert [str(value.shape) for value in ir.load(out).graph.outputs] == ["[rows,cols]", "[left,1,4]"]
+
+
+CARRIED = {
+    "Loop": """<ir_version: 10, opset_import: ["": 21]>
+    g (float[n,3] x, float[t,n,3] s) => (float[rows,columns] y) <int64 trips = {3}> {
+      y = Loop(trips, , x) <
+        body = b (int64 i, bool c, float[1,3] v) => (bool d, float[1,3] w) {
+          d = Identity(c) e = Shape(v) f = Cast<to=1>(e) h = ReduceSum<keepdims=0>(f) w = Add(v, h)
+        }
+      >
+    }""",
+    "Scan": """<ir_version: 10, opset_import: ["": 21]>
+    g (float[n,3] x, float[t,n,3] s) => (float y, float[t] z) <float zero = {0}> {
+      y, z = Scan(zero, s) <
+        num_scan_inputs = 1, body = b (float v, float[1,3] u) => (float w, float k) {
+          e = Shape(u) f = Cast<to=1>(e) k = ReduceSum<keepdims=0>(f) w = Add(v, k)
+        }
+      >
+    }""",
+}
+"""Made dynamic by hand: the bodies still tell the old sizes of what they are given."""
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_what_a_body_states_of_its_inputs_is_not_believed(
+    name: str, onnx_file: Callable[..., Path], infer: Callable[..., list[np.ndarray]], tmp_path: Path
+) -> None:
+    source, out = onnx_file(tmp_path / "in.onnx", CARRIED[name]), tmp_path / "out.onnx"
+    optimize.optimize(source, out, optimize.Recipe(embed=True), limits=LIMITS)
+    feeds = {"x": np.ones((4, 3), np.float32), "s": np.ones((2, 4, 3), np.float32)}
+    for expected, found in zip(infer(source, **feeds), infer(out, **feeds), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_large_weights_are_not_loaded(onnx_file: Callable[..., Path], tmp_path: Path) -> None:

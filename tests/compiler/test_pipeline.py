@@ -24,7 +24,9 @@ def _job(workshop: Path, target: str, precision: str = "fp32", **words: Any) -> 
 
 
 def test_the_order_of_the_stages() -> None:
-    assert [stage.name for stage in pipeline.stages()] == ["export", "optimize", "build", "verify"]
+    assert [stage.name for stage in pipeline.stages()] == [
+        "export", "optimize", "calibrate", "lower", "build", "verify",
+    ]  # fmt: skip
 
 
 def test_cpu_builds_both_and_keeps_the_faster(workshop: Path, tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ def test_every_graph() -> None:
     assert sorted(graph.name for graph in protos.graphs(parser.parse_model(TEXT))) == ["e", "f", "g", "t", "u"]
 
 
+def test_every_body_with_its_node() -> None:
+    found = sorted((node.op_type, graph.name) for node, graph in protos.bodies(parser.parse_model(TEXT)))
+    assert found == [("If", "e"), ("If", "f"), ("If", "t"), ("If", "u")]
+
+
 def test_every_tensor() -> None:
     found = [tuple(tensor.float_data) for tensor in protos.tensors(parser.parse_model(TEXT))]
     assert sorted(found) == [(1.0,), (2.0,), (3.0,)]

@@ -1,115 +1,141 @@
-"""Lowering to INT8: what becomes of each layer, by target, and what is refused."""
+"""Lowering: the table of layers, the proof of effect, names that stay in floating point."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planc.compiler import calibrate, host, quantize, recipe
+from planc.calibration.table import RangeTable
+from planc.compiler import calibrate, host, quantize, recipe, storage
 from planc.compiler.errors import BuildFailed, UsageError
-from planc.compiler.quantize import Lowering
-from planc.compiler.recipe import Calibration
-from planc.compiler.shapes import TensorSpec, parse_dim
+from planc.compiler.recipe import Calibration, Source
+from planc.compiler.shapes import Dim, TensorSpec
+from planc.compiler.target import Precision
 
-NET = """<ir_version: 10, opset_import: ["": 20]>
-g (float[batch,3,8,8] x) => (float[batch,5] y) <float[batch,16,8,8] a, float[batch,16,8,8] r, float[batch,16,1,1] p,
-  float[batch,16] f> {
-  a = Conv<pads=[1,1,1,1]>(x, w, b)
-  r = Relu(a)
-  p = GlobalAveragePool(r)
-  f = Flatten(p)
-  y = Gemm<transB=1>(f, head, bias)
+TEXT = """<ir_version: 8, opset_import: ["": 18]> g (float[n,4] x) => (float[n,3] y) <float[n,6] m, float[n,6] r> {
+  m = MatMul(x, w)
+  r = Relu(m)
+  y = MatMul(r, v)
 }"""
-SPECS = (TensorSpec("x", "float32", ("batch", 3, 8, 8)),)
-DIMS = (parse_dim("batch=1..4@2"),)
+SPECS = (TensorSpec("x", "float32", ("n", 4)),)
+DIMS = (Dim("n", (1, 8), 2),)
+HOW = quantize.Lowering("onnxruntime", smoothing=0.0, sizes={"n": 2})
 
 
 @pytest.fixture
 def graph(onnx_file: Callable[..., Path], tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    arrays = {"w": normal(16, 3, 3, 3), "b": normal(16), "head": normal(5, 16), "bias": normal(5)}
-    return onnx_file(tmp_path / "net.onnx", NET, **arrays)
-
-
-@pytest.fixture
-def image() -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((2, 3, 8, 8), dtype=np.float32)
+    weights = {"w": rng.standard_normal((4, 6), np.float32), "v": rng.standard_normal((6, 3), np.float32)}
+    path = onnx_file(tmp_path / "g.onnx", TEXT, **weights)
+    model = storage.load(path)
+    for index, node in enumerate(model.graph):
+        node.name, node.metadata_props["planc.origin"] = f"node_{index}", f"block.{index}.linear"
+    storage.save(model, path)
+    return path
 
 
 @pytest.fixture
-def table(graph: Path, image: np.ndarray, tmp_path: Path) -> Any:
-    np.savez(tmp_path / "c.npz", x=image)
-    wanted = Calibration(str(tmp_path / "c.npz"))
+def table(graph: Path, tmp_path: Path) -> RangeTable:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).standard_normal((32, 4), np.float32))
+    wanted = Calibration(data=str(tmp_path / "x.npz"))
     return calibrate.measure(graph, wanted, SPECS, DIMS, emit=lambda *_: None)[0]
 
 
-@pytest.mark.parametrize("scheme", ["onnxruntime", "openvino", "tensorrt"])
-def test_one_table_serves_every_layout(
-    scheme: str, graph: Path, table: Any, image: np.ndarray, tmp_path: Path, infer: Callable[..., list[np.ndarray]]
-) -> None:
-    out = tmp_path / "q.onnx"
-    lowered = quantize.lower(graph, out, Lowering(scheme), table)
-    assert [row["decision"] for row in lowered.layers] == ["int8", "int8"]
-    assert not lowered.kept
-    assert set(lowered.effect) == {"int8"}
-    wanted, found = infer(graph, x=image)[0], infer(out, x=image)[0]
-    assert np.square(found - wanted).sum() < 0.01 * np.square(wanted).sum()
-    types = {
-        node.outputs[0].dtype for node in ir.load(out).graph if node.op_type == "QuantizeLinear"
-    }  # of activations: weights are stored
-    assert types == {ir.DataType.INT8 if scheme == "tensorrt" else ir.DataType.UINT8}
+def test_each_product_has_a_row(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    lowered = quantize.lower(graph, tmp_path / "q.onnx", HOW, table)
+    assert lowered.effect["int8"] == {"nodes": 2, "macs": 84, "weights_bytes": 42, "macs_share": 1.0}
+    first, second = lowered.layers
+    assert (first["name"], first["origin"], first["op"]) == ("node_0", "block.0.linear", "MatMul")
+    assert (first["decision"], first["reason"], first["method"]) == ("int8", "", "minmax")
+    assert first["sqnr_db"] > 30
+    assert second["low"] == 0
+    assert second["scale"] == pytest.approx(second["high"] / 255)
+    assert lowered.kept == []
 
 
-def test_float_weights_do_not_stay(graph: Path, table: Any, tmp_path: Path) -> None:
-    quantize.lower(graph, tmp_path / "q.onnx", Lowering("onnxruntime"), table)
-    model = ir.load(tmp_path / "q.onnx")
-    assert not {"w", "head", "b", "bias"} & set(model.graph.initializers)
-    used = {value for node in model.graph for value in node.inputs}
-    assert set(model.graph.initializers.values()) <= used
+@pytest.mark.parametrize("keep", ["node_2", "block.2", "block.2.linear", "node_[2-9]", "*.2.*"])
+def test_a_layer_is_kept_by_its_name_or_module(keep: str, graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    lowered = quantize.lower(graph, tmp_path / "q.onnx", replace(HOW, keep=(keep,)), table)
+    assert [row["reason"] for row in lowered.kept] == ["kept in floating point by name"]
+    assert lowered.effect["float32"]["nodes"] == lowered.effect["int8"]["nodes"] == 1
 
 
-def test_what_is_lowered_twice_is_the_same(graph: Path, table: Any, tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        quantize.lower(graph, tmp_path / name, Lowering("openvino"), table)
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+def test_a_name_that_no_layer_has(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no layer has that name") as caught:
+        quantize.lower(graph, tmp_path / "q.onnx", replace(HOW, keep=("nod_2",)), table)
+    assert "node_2" in caught.value.hint
 
 
-def test_rows_tell_each_layer(graph: Path, table: Any, tmp_path: Path) -> None:
-    conv, gemm = quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino", sizes={"batch": 2}), table).layers
-    assert (conv["op"], conv["tensor"], conv["method"]) == ("Conv", "x", "mse")
-    assert conv["low"] < 0 < conv["high"]
-    assert conv["scale"] == pytest.approx((conv["high"] - conv["low"]) / 255)
-    assert conv["sqnr_db"] > 30
-    assert 0 <= conv["saturated"] < 0.01
-    assert conv["macs"] == 2 * 16 * 8 * 8 * 3 * 9
-    assert gemm["macs"] == 2 * 16 * 5
-
-
-def test_layers_that_are_kept_say_so(graph: Path, table: Any, tmp_path: Path) -> None:
-    name = quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino"), table).layers[1]["name"]
-    lowered = quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino", keep=(name,)), table)
-    assert [row["name"] for row in lowered.kept] == [name]
-    assert lowered.kept[0]["reason"]
-    assert lowered.effect["int8"]["nodes"] == lowered.effect["float32"]["nodes"] == 1
-
-
-def test_a_layer_that_is_not_there_is_guessed(graph: Path, table: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--exclude nothing: no layer has that name"):
-        quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino", keep=("nothing",)), table)
-
-
-def test_no_effect_is_a_failed_build(graph: Path, table: Any, tmp_path: Path) -> None:
-    with pytest.raises(BuildFailed, match="INT8 had no effect: ") as caught:
-        quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino", keep=("*",)), table)
-    assert "--explain" in caught.value.hint
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
+def test_no_effect_is_a_failure(precision: Precision, graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    how = replace(HOW, precision=precision, keep=("node_*",))
+    with pytest.raises(BuildFailed, match=f"{precision} had no effect"):
+        quantize.lower(graph, tmp_path / "q.onnx", how, table)
     assert not (tmp_path / "q.onnx").exists()
+
+
+def test_no_product_at_all(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[n,4] x) => (float[n,4] y) { y = Relu(x) }'
+    graph = onnx_file(tmp_path / "relu.onnx", text)
+    with pytest.raises(BuildFailed, match="no matrix product or convolution"):
+        quantize.lower(graph, tmp_path / "q.onnx", HOW, None)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(Precision.FP16, "FLOAT16"), (Precision.BF16, "BFLOAT16")])
+def test_16_bits(precision: Precision, dtype: str, graph: Path, tmp_path: Path) -> None:
+    lowered = quantize.lower(graph, tmp_path / "h.onnx", replace(HOW, precision=precision), None)
+    assert lowered.effect.keys() == {dtype.lower()}
+    made = storage.load(tmp_path / "h.onnx").graph
+    assert {value.dtype for value in made.initializers.values()} == {ir.DataType[dtype]}
+    assert made.inputs[0].dtype is made.outputs[0].dtype is ir.DataType.FLOAT
+
+
+def test_smoothing_tells_what_it_changed(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    lowered = quantize.lower(graph, tmp_path / "q.onnx", replace(HOW, smoothing=0.7), table)
+    assert lowered.smoothed
+    assert {row["method"] for row in lowered.layers} == {"smoothed minmax"}
+
+
+def test_one_table_serves_each_scheme(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    types = {}
+    for scheme in ("onnxruntime", "openvino", "tensorrt"):
+        quantize.lower(graph, tmp_path / f"{scheme}.onnx", replace(HOW, scheme=scheme), table)
+        nodes = storage.load(tmp_path / f"{scheme}.onnx").graph
+        types[scheme] = {node.outputs[0].dtype for node in nodes if node.op_type == "QuantizeLinear"}
+    wanted = {"onnxruntime": ir.DataType.UINT8, "openvino": ir.DataType.UINT8, "tensorrt": ir.DataType.INT8}
+    assert types == {scheme: {dtype} for scheme, dtype in wanted.items()}
+
+
+@pytest.mark.parametrize(("vnni", "bits"), [(True, 8), (False, 7)])
+def test_x86_without_vnni_gets_weights_of_7_bits(vnni: bool, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "has_vnni", lambda: vnni)
+    job = recipe.job(Source("net.onnx"), "onnxruntime-cpu", "int8", quantization=recipe.Quantization())
+    how = quantize.lowering(job, DIMS)
+    assert (how.scheme, how.weight_bits, how.sizes) == ("onnxruntime", bits, {"n": 2})
+
+
+def test_q_dq_of_its_own_is_seen(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    assert not quantize.has_own(graph)
+    quantize.lower(graph, tmp_path / "q.onnx", HOW, table)
+    assert quantize.has_own(tmp_path / "q.onnx")
+    again = quantize.lower(tmp_path / "q.onnx", tmp_path / "again.onnx", HOW, None)
+    assert [row["decision"] for row in again.layers] == ["int8", "int8"]
+
+
+def test_float_weights_do_not_stay(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    quantize.lower(graph, tmp_path / "q.onnx", HOW, table)
+    made = storage.load(tmp_path / "q.onnx").graph
+    assert set(made.initializers.values()) <= {value for node in made for value in node.inputs}
+    assert not {"w", "v"} & set(made.initializers)
+
+
+def test_the_same_again_gives_the_same_bytes(graph: Path, table: RangeTable, tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        quantize.lower(graph, tmp_path / name, replace(HOW, scheme="openvino", smoothing=0.5), table)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_outliers_of_channels_go_into_the_weights(
@@ -129,18 +155,7 @@ def test_outliers_of_channels_go_into_the_weights(
     noise = {}
     exact = infer(graph, x=rows)[0]
     for smoothing in (0.0, 0.5):
-        lowered = quantize.lower(graph, tmp_path / "q.onnx", Lowering("openvino", smoothing=smoothing), made)
-        assert lowered.smoothed == (["x_smoothed"] if smoothing else [])
+        lowered = quantize.lower(graph, tmp_path / "q.onnx", quantize.Lowering("openvino", smoothing=smoothing), made)
+        assert bool(lowered.smoothed) == bool(smoothing)
         noise[smoothing] = float(np.square(infer(tmp_path / "q.onnx", x=rows)[0] - exact).sum())
     assert noise[0.5] < 0.5 * noise[0.0]
-
-
-def test_x86_without_vnni_gets_weights_of_seven_bits(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = recipe.source(str(workshop / "conv.onnx"), dims=["batch=1..4@2"])
-    wanted = recipe.quantization(random=True, smoothing=0.3)
-    for vnni, bits in ((True, 8), (False, 7)):
-        monkeypatch.setattr(host, "has_vnni", lambda vnni=vnni: vnni)
-        job = recipe.job(source, "openvino-cpu", "int8", quantization=wanted)
-        assert quantize.lowering(job, DIMS) == Lowering("openvino", (), 0.3, bits, {"batch": 2})
-    null = recipe.job(source, "null", "int8", quantization=wanted)
-    assert quantize.lowering(null, DIMS).scheme == "onnxruntime"

@@ -1,6 +1,7 @@
 """From words to a Job."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,9 +118,10 @@ def test_bad_tolerances(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_what_no_backend_can_do_is_told_with_reasons() -> None:
+def test_what_no_backend_can_do_is_told_with_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "has_bf16", lambda: False)
     with pytest.raises(Unavailable) as caught:
-        recipe.job(X, "cpu", "int8")
+        recipe.job(X, "cpu", "bf16")
     assert "onnxruntime-cpu: " in caught.value.what
     assert "openvino-cpu: " in caught.value.what
     assert "planc doctor" in caught.value.hint
@@ -164,3 +166,51 @@ def test_options_of_a_target_file_come_before_the_users() -> None:
     target = type(base.target)(base.target.name, "", "openvino", options={"threads": 8, "hint": "throughput"})
     options = recipe.backend_options(recipe.Job(X, target, base.precision, base.options))
     assert (options.threads, options.hint) == (2, "throughput")
+
+
+def test_what_quantization_reads_is_known(tmp_path: Path) -> None:
+    for name in ("data.py", "metric.py", "ranges.json", "names.txt"):
+        (tmp_path / name).write_text("conv\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "0.npz").touch()
+    made = recipe.quantization(
+        data=f"{tmp_path / 'data.py'}:f",
+        evaluation=str(tmp_path / "folder"),
+        keep=[f"@{tmp_path / 'names.txt'}"],
+        max_drop=[f"{tmp_path / 'metric.py'}:g=0.1"],
+    )
+    assert [path.name for path in made.files] == ["data.py", "0.npz", "metric.py", "names.txt"]
+    assert made.keep == ("conv",)
+    assert recipe.quantization(table=tmp_path / "ranges.json").files == (tmp_path / "ranges.json",)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"samples": 0}, "--samples 0"),
+        ({"method": "mce"}, "--method mce"),
+        ({"smoothing": 1.5}, "--smoothing 1.5"),
+        ({"random": True, "data": "x.npz"}, "exclude each other"),
+        ({"dynamic": True, "random": True}, "--dynamic takes no calibration"),
+        ({"max_drop": ["top2=1"]}, "top2"),
+        ({"data": "missing.npz"}, "missing.npz"),
+        ({"data": "words.txt"}, "words.txt: not data"),
+    ],
+)
+def test_quantization_refuses(
+    words: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.npz", "words.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(UsageError) as caught:
+        recipe.quantization(**words)
+    assert reason in caught.value.what
+    assert caught.value.hint
+
+
+def test_int8_needs_data_and_fp32_none() -> None:
+    with pytest.raises(UsageError, match="INT8 needs calibration data"):
+        recipe.job(Source("net.py:net"), "onnxruntime-cpu", "int8")
+    with pytest.raises(UsageError, match="not with fp32"):
+        recipe.job(X, "onnxruntime-cpu", "fp32", quantization=recipe.quantization(random=True))

@@ -18,6 +18,8 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from ._run import TABLE, Answer, ahead, check_refusal, names_in, planc, slowness
 
+pytestmark = pytest.mark.alone
+
 MOST_SECONDS = 20
 MOST_BYTES = 10**9
 INT64_MIN = -(2**63)

@@ -27,6 +27,8 @@ FOLDED = {
     "a step": ("s = Shape(x) l = Slice(s, one, twelve, nothing, two) t = Concat<axis=0>(minus_one, l) "
                "y = Reshape(x, t)", {}),
     "both names": ("f = Flatten(x) s = Shape(x) y = Reshape(f, s)", {}),
+    "division": ("s = Shape(x) l = Gather(s, one) h = Div(l, two) k = Mul(h, two) "
+                 "t = Concat<axis=0>(minus_one, k) y = Reshape(x, t)", {}),
     "squeeze": ("s = Shape<start=2, end=3>(x) q = Squeeze(s) u = Unsqueeze(q, nothing) "
                 "t = Concat<axis=0>(minus_one, u) y = Reshape(x, t)", {}),
 }  # fmt: skip
@@ -48,6 +50,35 @@ def test_a_reshape_and_back_gives_the_names_again(graph: Callable[..., ir.Model]
     InferShapes()(model)
     FoldShapes()(model)
     assert str(model.graph.outputs[0].shape) == "[n,2]"
+
+
+def test_sizes_that_torch_guards_against_minus_one(
+    rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]]
+) -> None:
+    """As TorchScript's Expand has them."""
+    text = """g (float[n,1,m] x, float[n,4,m] p) => (float[] y) {
+      b = Shape<start=0, end=1>(p) m = Shape<start=2>(p) s = Concat<axis=0>(b, four, m)
+      e = Equal(s, none) w = Where(e, ones, s) y = Expand(x, w)
+    }"""
+    feed = {"x": np.ones((2, 1, 3), np.float32), "p": np.ones((2, 4, 3), np.float32)}
+    model = rewrites(FoldShapes(), text, feed=feed, none=np.full(3, -1), ones=np.ones(3, np.int64), **NUMBERS)
+    RemoveUnused()(model)
+    assert ops(model) == {"Shape": 2, "Concat": 1, "Expand": 1}
+    assert str(model.graph.outputs[0].shape) == "[n,4,m]"
+
+
+def test_the_same_sizes_are_computed_once(rewrites: Callable[..., ir.Model], ops: Callable[..., Counter[str]]) -> None:
+    """A scalar and a vector of one element are not the same."""
+    text = """g (float[n,m] x) => (float[] y, int64[] k) {
+      a = Shape(x) z = Neg(x) b = Shape(z) p = Expand(one_float, a) q = Expand(one_float, b) y = Add(p, q)
+      v = Shape<start=0, end=1>(z) c = Squeeze(v) r = Range(zero, c, step) w = Add(r, v) u = Unsqueeze(c, nothing)
+      k = Add(w, u)
+    }"""
+    feed = {"x": np.ones((2, 3), np.float32)}
+    model = rewrites(FoldShapes(), text, feed=feed, one_float=np.array(1, np.float32), step=np.array(1), **NUMBERS)
+    RemoveUnused()(model)
+    assert ops(model) == {"Shape": 2, "Expand": 2, "Neg": 1, "Squeeze": 1, "Range": 1, "Add": 3}
+    assert str(model.graph.outputs[1].shape) == "[n]"
 
 
 KEPT = {
@@ -108,9 +139,17 @@ def test_int64_wraps_around_and_numbers_of_python_do_not(same: Same) -> None:
 
 def test_what_is_not_followed_stays(same: Same, ops: Callable[..., Counter[str]]) -> None:
     text = """g (float[n,4,6] x) => (float[] y) {
-      s = Shape(x) l = Gather(s, one) h = Div(l, two) t = Concat<axis=0>(minus_one, h) a = Reshape(x, t) y = Neg(a)
+      s = Shape(x) l = Gather(s, one) h = Abs(l) t = Concat<axis=0>(minus_one, h) a = Reshape(x, t) y = Neg(a)
     }"""
-    assert ops(same(text, {"x": np.zeros((2, 4, 6), np.float32)}, **NUMBERS))["Div"] == 1
+    assert ops(same(text, {"x": np.zeros((2, 4, 6), np.float32)}, **NUMBERS))["Abs"] == 1
+
+
+def test_a_guard_that_may_hold_stays(same: Same, ops: Callable[..., Counter[str]]) -> None:
+    text = """g (float[n,1,m] x, int64[3] s) => (float[] y) {
+      e = Equal(s, none) w = Where(e, ones, s) y = Expand(x, w)
+    }"""
+    feed = {"x": np.ones((2, 1, 3), np.float32), "s": np.array([-1, 4, 3])}
+    assert ops(same(text, feed, none=np.full(3, -1), ones=np.ones(3, np.int64)))["Where"] == 1
 
 
 def test_broadcast_of_sizes(same: Same) -> None:

@@ -169,3 +169,35 @@ def test_statistics_of_another_type(rewrites: Callable[..., ir.Model]) -> None:
     model = rewrites(FuseConvBn(), text, feed={"x": x}, rtol=2e-2, w=w, **_affine(4))
     assert _ops(model) == ["Conv"]
     assert {value.dtype for value in model.graph[0].inputs if value is not None} == {ir.DataType.FLOAT16}
+
+
+QUANTIZED = """<ir_version: 8, opset_import: ["": 18]>
+g (float[n,3,8,8] x) => (float[n,4,6,6] y) {
+  q = QuantizeLinear<axis=0>(w, s, z)
+  d = DequantizeLinear<axis=0>(q, s, z)
+  a = Conv(x, d)
+  y = BatchNormalization(a, scale, shift, mean, var)
+}"""
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (4,)])
+def test_a_weight_of_quantization_aware_training_keeps_its_integers(
+    sizes: tuple[int, ...],
+    onnx_file: Callable[..., Path],
+    tmp_path: Path,
+    infer: Callable[..., list[Any]],
+    image: np.ndarray,
+) -> None:
+    """Its steps are scaled as it is; a negative scale changes the sign of its integers."""
+    affine = _affine(4)
+    assert (affine["scale"] < 0).any()
+    arrays = {"w": RNG.standard_normal((4, 3, 3, 3), dtype=np.float32), "z": np.zeros(sizes, np.int8), **affine}
+    arrays["s"] = RNG.uniform(0.02, 0.03, sizes).astype(np.float32)
+    model = ir.load(onnx_file(tmp_path / "conv.onnx", QUANTIZED, **arrays))
+    _fuses(model, image, infer)
+    assert _ops(model) == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+    affine["scale"][1] = 0
+    model = ir.load(onnx_file(tmp_path / "conv.onnx", QUANTIZED, **arrays | affine))
+    before = infer(model, x=image)
+    assert not FuseConvBn()(model).modified
+    np.testing.assert_array_equal(infer(model, x=image)[0], before[0])

@@ -172,6 +172,16 @@ def test_pools_in_a_branch(
         assert ops(model)["Pad"] == 1
 
 
+@pytest.mark.parametrize("last", ["Conv(q, w)", "AveragePool<kernel_shape=[3,3]>(q)"])
+def test_paddings_of_old_opsets_are_an_attribute(last: str, graph: Callable[..., ir.Model]) -> None:
+    text = f"""<ir_version: 6, opset_import: ["": 10]>
+    g (float[n,3,8,8] x) => (float[n,c,h,v] y) {{ q = Pad<pads=[0,0,1,1,0,0,1,1]>(x) y = {last} }}"""
+    model = graph(text, w=_weights())
+    assert not FusePad()(model).modified
+    ((_, reason),) = FusePad().near_misses(model)
+    assert reason
+
+
 def test_near_misses(graph: Callable[..., ir.Model]) -> None:
     model = graph(_text('q = Pad<mode="reflect">(x, p) y = Conv(q, w)'), p=PADS, w=_weights())
     ((node, reason),) = FusePad().near_misses(model)

@@ -9,11 +9,11 @@ import onnx
 import onnx.printer
 import onnx_ir as ir
 import onnxruntime
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from planc.passes import PRESETS, check, signature
+from planc.passes import PRESETS, SCHEMES, ConvertPrecision, InsertQdq, check, observed, signature
 
 Shape = tuple[int | str, ...]
 Draw = Callable[[Any], Any]
@@ -164,6 +164,26 @@ def project(build: Builder) -> None:
             build.node("Add", [made, build.random(width)], (*shape[:-1], width))
 
 
+def convolve(build: Builder) -> None:
+    """A value of two dimensions as an image, through a convolution and back."""
+    value = build.any_value(2)
+    shape = build.values[value]
+    if len(shape) != 2 or shape[0] != "n" or not isinstance(shape[1], int):
+        return
+    image = build.node("Reshape", [value, build.ints(0, 1, 1, -1)], ("n", 1, 1, shape[1]))
+    pads = build.one_of([[0, 0, 0, 0], [0, 1, 0, 1]])
+    width = shape[1] - 2 + sum(pads)
+    if width < 1:
+        return
+    operands = [image, build.random(2, 1, 1, 3), *build.one_of([[], [build.random(2)]])]
+    made = build.node("Conv", operands, ("n", 2, 1, width), pads=pads, kernel_shape=[1, 3])
+    if build.draw(st.booleans()):
+        made = build.node("Relu", [made], build.values[made])
+    if build.draw(st.booleans()):
+        made = build.node("Add", [made, made], build.values[made])
+    build.node("Reshape", [made, build.ints(0, -1)], ("n", 2 * width))
+
+
 def gelu(build: Builder) -> None:
     value = build.any_value()
     shape = build.values[value]
@@ -235,8 +255,8 @@ def branch(build: Builder) -> None:
 
 
 STEPS = (
-    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, gelu, norm, hard_swish, twice,
-    branch,
+    unary, binary, with_number, transpose, unsqueeze, concat, cut, reshape, project, convolve, gelu, norm, hard_swish,
+    twice, branch,
 )  # fmt: skip
 
 
@@ -305,3 +325,87 @@ def test_a_preset_changes_no_result_and_is_done(source: onnx.ModelProto) -> None
     if again:  # computations that became one at the end may leave a chain or a no-op
         assert merged
         assert [one.name for one in PRESETS["onnx"] if one(model).modified] == []
+
+
+def _ranges(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> tuple[tuple[str, float, float], ...]:
+    names = observed(model)
+    made = ir.to_proto(model)
+    outputs = [value.name for value in made.graph.output]
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    known = [value.name for value in made.graph.output]
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for results in _outputs(made, feeds):
+        for name, array in zip(known, results, strict=True):
+            if name in arrays:
+                arrays[name].append(array)
+    return tuple((name, min(map(np.min, some)), max(map(np.max, some))) for name, some in arrays.items())
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models())
+def test_int8_is_valid_and_near(source: onnx.ModelProto) -> None:
+    feeds = _feeds(source)
+    model = ir.from_proto(source)
+    for one in PRESETS["onnx"]:
+        one(model)
+    wanted, made = signature(model), ir.to_proto(model)
+    note(onnx.printer.to_text(made))
+    before, ranges = _outputs(made, feeds), _ranges(model, feeds)
+    steep = any(node.op_type in ("Exp", "Div", "Reciprocal", "Sqrt", "Pow") for node in model.graph.all_nodes())
+    for family in SCHEMES:
+        model = ir.from_proto(made)
+        one = InsertQdq(family=family, ranges=ranges)
+        modified = one(model).modified
+        check(model, wanted)
+        again = ir.to_proto(model)
+        note(onnx.printer.to_text(again))
+        onnx.checker.check_model(again, full_check=True)
+        for then, now in zip(before, _outputs(again, feeds), strict=True):
+            for was, has in zip(then, now, strict=True):
+                assert was.shape == has.shape
+                if not modified:
+                    np.testing.assert_array_equal(has, was)
+                elif not steep:
+                    np.testing.assert_allclose(has, was, atol=0.1 * float(abs(was).max(initial=1)))
+        assert not one(model).modified
+
+
+def _all_ranges(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> tuple[tuple[str, float, float], ...]:
+    """Lowest and highest number of each float32 value that a node of the main graph computes."""
+    every = onnx.ModelProto()
+    every.CopyFrom(model)
+    del every.graph.output[:]
+    infos = onnx.shape_inference.infer_shapes(model).graph
+    found = {value.name: value for value in (*infos.value_info, *infos.output)}
+    names = [name for node in model.graph.node for name in node.output if name in found]
+    names = [name for name in names if found[name].type.tensor_type.elem_type == TensorProto.FLOAT]
+    every.graph.output.extend(found[name] for name in names)
+    columns = zip(*_outputs(every, feeds), strict=True)
+    return tuple(
+        (name, float(min(array.min() for array in arrays)), float(max(array.max() for array in arrays)))
+        for name, arrays in zip(names, columns, strict=True)
+    )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), st.booleans())
+def test_half_the_precision_gives_nearly_the_same(source: onnx.ModelProto, optimized: bool) -> None:
+    """With calibrated ranges, so that nothing overflows; error is counted in parts of an output's greatest number."""
+    note(onnx.printer.to_text(source))
+    feeds = _feeds(source)
+    model = ir.from_proto(source)
+    for one in PRESETS["onnx"] if optimized else ():
+        one(model)
+    wide, wanted = ir.to_proto(model), signature(model)
+    before = _outputs(wide, feeds)
+    half = ConvertPrecision(ranges=_all_ranges(wide, feeds))
+    event(f"modified: {half(model).modified}")
+    check(model, wanted)
+    made = ir.to_proto(model)
+    note(onnx.printer.to_text(made))
+    onnx.checker.check_model(made, full_check=True)
+    for then, now in zip(before, _outputs(made, feeds), strict=True):
+        for was, has in zip(then, now, strict=True):
+            assert has.dtype == was.dtype
+            np.testing.assert_allclose(has, was, rtol=2e-2, atol=2e-2 * max(1, float(np.abs(was).max(initial=0))))
+    assert not half(model).modified

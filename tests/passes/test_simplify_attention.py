@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from planc.passes import check, signature
 from planc.passes.infer_shapes import InferShapes
 from planc.passes.simplify_attention import SimplifyAttention
 
@@ -117,6 +118,19 @@ def test_a_mask_or_zero_that_the_caller_gives(name: str, graph: Rewrites, ops: O
     model = graph(_text(inputs=f"{INPUTS}, {kind} {name}"), **CONSTANTS)
     _run(model)
     assert ops(model)["IsNaN"] == 1
+
+
+def test_weights_of_an_outer_graph_do_not_become_the_output_of_a_branch(graph: Rewrites, ops: Ops) -> None:
+    body = """s = MatMul(q, kt) p = Softmax<axis=-1>(s) y = If(c) <
+      then_branch = t () => (float[2,2,3,5] w) { b = IsNaN(p) w = Where(b, zero, p) },
+      else_branch = e () => (float[2,2,3,5] z) { z = Neg(p) }
+    >"""
+    model = graph(_text(body, "float[2,2,3,5] y", "float[2,2,3,4] q, float[2,2,4,5] kt, bool c"), **CONSTANTS)
+    _run(model)
+    check(model, signature(model))
+    assert ops(model)["Where"] == 1
+    reasons = {node.op_type: reason for node, reason in SimplifyAttention().near_misses(model)}
+    assert reasons["IsNaN"] == "'p' (float[2,2,3,5]) is computed outside of the subgraph"
 
 
 def test_float16_keeps_its_guard_and_scales(graph: Rewrites, ops: Ops) -> None:

@@ -107,7 +107,7 @@ def test_what_it_cannot_do_has_a_reason() -> None:
     target = find_target("openvino-cpu")
     assert backend.why_not(target, Precision.FP32) is None
     assert backend.why_not(target, Precision.FP16) is None
-    assert "int8" in str(backend.why_not(target, Precision.INT8))
+    assert backend.why_not(target, Precision.INT8) is None
 
 
 def test_a_graph_that_it_refuses(onnx_file: Callable[..., Path], tmp_path: Path) -> None:

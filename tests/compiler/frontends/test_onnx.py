@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from planc.compiler import graph, recipe
+from planc.compiler import graph, optimize, recipe
 from planc.compiler.errors import UsageError
 from planc.compiler.frontends import Exported
 from planc.compiler.frontends import onnx as frontend
+from planc.compiler.worker import Limits
 
 OPSET_9 = """\
 <ir_version: 4, opset_import: ["": 9]>
@@ -202,3 +204,34 @@ def test_notes_of_tensors_do_not_stop_a_compile(workshop: Path, tmp_path: Path, 
 def _nine() -> dict[str, np.ndarray]:
     ones = np.array([0.5, 1.0, 2.0], np.float32)
     return {"scale": ones, "shift": ones, "mean": ones, "var": ones, "scales": np.array([1, 1, 2, 2], np.float32)}
+
+
+def _overloaded(calls: dict[str, str]) -> onnx.ModelProto:
+    """Functions of one name: each overload has a Neg and calls the other one that is given."""
+    functions = []
+    for name, called in calls.items():
+        nodes = [helper.make_node("Neg", ["a"], ["n"])]
+        nodes += [helper.make_node("F", ["n"], ["b"], domain="own", overload=called)] if called else []
+        end = "b" if called else "n"
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        functions.append(helper.make_function("own", "F", ["a"], [end], nodes, opsets, overload=name))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y")]
+    call = helper.make_node("F", ["x"], ["y"], domain="own", overload="one")
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    graph = helper.make_graph([call], "g", ends[:1], ends[1:])
+    return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
+
+
+def test_overloads_are_functions_of_their_own(tmp_path: Path, infer: Callable[..., list[Any]]) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(_overloaded({"two": "", "one": "two"}).SerializeToString())
+    optimize.optimize(source, out, optimize.Recipe(embed=True), limits=Limits(seconds=60, memory=4 << 30))
+    np.testing.assert_array_equal(infer(out, x=np.arange(4, dtype=np.float32))[0], np.arange(4))
+
+
+@pytest.mark.parametrize("calls", [{"one": "one", "two": ""}, {"one": "two", "two": "one"}])
+def test_an_overload_that_calls_itself(calls: dict[str, str], tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    source.write_bytes(_overloaded(calls).SerializeToString())
+    with pytest.raises(UsageError, match="'F' calls itself"):
+        frontend.read(source)
