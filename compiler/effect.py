@@ -40,13 +40,17 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
         For each precision ("int8", "float16", "float32", ...) a Share as a dict, with `macs_share`.
     """
     shares: dict[str, Share] = {}
+    seen: set[ir.Value] = set()
     for node in model.graph:
         if node.domain != "" or node.op_type not in (*PRODUCTS, *_ON_INTEGERS):
             continue
         share = shares.setdefault(_precision(node), Share())
         share.nodes += 1
         share.macs += macs(node, sizes)
-        share.weights_bytes += _weight_bytes(node)
+        weight = _weight(node)
+        if weight is not None and weight not in seen:  # layers may share one
+            seen.add(weight)
+            share.weights_bytes += weight.const_value.nbytes if weight.const_value is not None else 0
     total = sum(share.macs for share in shares.values())
     return {
         name: {**asdict(share), "macs_share": round(share.macs / total, 4) if total else 0.0}
@@ -102,12 +106,11 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     return None
 
 
-def _weight_bytes(node: ir.Node) -> int:
+def _weight(node: ir.Node) -> ir.Value | None:
+    """The second operand as it is stored."""
     value = _operands(node)[1]
     maker = _dequantizer(value)
-    if maker is not None:
-        value = maker.inputs[0]
-    return value.const_value.nbytes if value is not None and value.const_value is not None else 0
+    return maker.inputs[0] if maker is not None else value
 
 
 def _shape(value: ir.Value, sizes: Mapping[str, int]) -> list[int] | None:

@@ -119,3 +119,9 @@ def test_products_in_subgraphs_and_of_other_domains_are_not_counted(graph: Calla
       >
     }"""
     assert effect.count(graph(text, w=normal(16, 16)), {}) == {}
+
+
+def test_a_weight_that_layers_share_has_its_bytes_once(graph: Callable[..., ir.Model]) -> None:
+    text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, w) b = MatMul(a, w) y = MatMul(b, w) }"
+    found = effect.count(graph(text, w=np.eye(4, dtype=np.float32)), {})["float32"]
+    assert (found["nodes"], found["weights_bytes"]) == (3, 64)
