@@ -645,7 +645,12 @@ def _print_tree(facts: Any, indent: str = "") -> None:
 
 def _print_products(products: dict[str, Any]) -> None:
     for name, share in products.items():
-        figures = f"{share['nodes']} layers, {share['macs_share']:.1%} of the multiplications"
+        known = share["macs_share"] is not None
+        figures = (
+            f"{share['nodes']} layers, {share['macs_share']:.1%} of the multiplications"
+            if known
+            else f"{share['nodes']} layers"
+        )
         print(f"  {name}: {figures}, {_size(share['weights_bytes'])} of weights")
 
 

@@ -28,8 +28,8 @@ def top1(outputs: Outputs, references: Outputs, labels: Outputs | None = None) -
     _check(outputs, references)
     right = total = 0
     for index, (output, reference) in enumerate(zip(outputs, references, strict=True)):
-        answer = output.argmax(axis=-1)
-        wanted = reference.argmax(axis=-1) if labels is None else np.asarray(labels[index])
+        answer = _answer(output)
+        wanted = _answer(reference) if labels is None else np.asarray(labels[index])
         if wanted.size != answer.size:
             raise ValueError(f"sample {index}: {wanted.size} labels for {answer.size} answers")
         right += int((answer == wanted.reshape(answer.shape)).sum())
@@ -130,6 +130,20 @@ def parse(text: str) -> Bound:
         hint = f": write {metric}={value:g}pp" if metric == "top1" and not unit else ""
         raise ValueError(f"--max-drop {text!r}: {metric} cannot drop by more than {most:g}{hint}")
     return Bound(metric, limit)
+
+
+def _answer(output: np.ndarray) -> np.ndarray:
+    """The greatest of the last axis; integers are answers themselves.
+
+    Raises:
+        ValueError: there is nothing to choose among.
+    """
+    if output.dtype.kind in "iu":
+        return output
+    if not output.ndim or output.shape[-1] < 2:
+        raise ValueError(f"top1 chooses among the last axis, and the output has the shape {output.shape}")
+    answer: np.ndarray = output.argmax(axis=-1)
+    return answer
 
 
 def _cosine(output: np.ndarray, reference: np.ndarray) -> float:

@@ -110,7 +110,7 @@ def measure(
     from ..calibration.table import table
 
     emit("stage", "calibrate")
-    digest = _digest(graph)
+    digest = graph_digest(graph)
     if wanted.table is not None:
         return _read(wanted.table, digest), None
     names, channelled = _observed(graph, everything)
@@ -138,7 +138,7 @@ def measure(
         channels=channels,
         whole=channelled,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
     )
-    for name, count in made.non_finite.items():
+    for name, count in made.non_finite.items() if not everything else ():  # masks hold infinities
         raise UsageError(
             f"{name!r} is NaN or infinite in {count} of {made.tensors[name].count} elements on the calibration data",
             hint="Mend the model or its data",
@@ -146,8 +146,8 @@ def measure(
     return made, first if wanted.data else None
 
 
-def _digest(graph: Path) -> str:
-    """Of the graph and the content of its weights, wherever they lie."""
+def graph_digest(graph: Path) -> str:
+    """Returns the SHA-256 of an ONNX file and the content of its weights, wherever they lie."""
     from . import storage
 
     proto, _ = storage.load_light(graph)

@@ -53,7 +53,7 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
             share.weights_bytes += weight.const_value.nbytes if weight.const_value is not None else 0
     total = sum(share.macs for share in shares.values())
     return {
-        name: {**asdict(share), "macs_share": round(share.macs / total, 4) if total else 0.0}
+        name: {**asdict(share), "macs_share": round(share.macs / total, 4) if total else None}
         for name, share in sorted(shares.items())
     }
 

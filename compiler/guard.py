@@ -72,7 +72,8 @@ class Own:
         return user_code.guard(self.text, "calling", lambda: float(self.metric(list(outputs), labels)))
 
     def __str__(self) -> str:
-        return f"{self.text}={self.limit:g}"
+        place, _, name = self.text.rpartition(":")
+        return f"{Path(place).name}:{name}={self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def search(
     guard = job.quantization.guard
     bounds = [bound_of(text) for text in guard.bounds]
     emit("stage", "reference")
-    data = evaluation(guard.data or job.quantization.calibration.data, specs, graph)
-    digest = _digest(data.digest, table, how, guard.bounds, job)
+    data = evaluation(guard, job.quantization.calibration, specs, graph)
+    digest = _digest(data.digest, calibrate.graph_digest(graph), table, how, guard.bounds, job)
     memo = _memo(guard.state, digest)
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
         trial = _Trial(job, graph, how, table, data, bounds, Path(place))
@@ -134,28 +135,30 @@ def search(
             nodes, trial.loss, lambda loss: loss <= 0, rank=trial.rank, budget=guard.budget, memo=memo
         )
         losses = trial.losses(frozenset(found.excluded))
+        holds = trial.loss(frozenset(found.excluded)) <= 0  # as measured now, not as remembered
         everything = trial.losses(frozenset()) if nodes and len(found.excluded) == len(nodes) else None
     facts = {
         "bounds": list(map(str, bounds)),
         "loss": {str(bound): round(_shown(bound, loss), 6) for bound, loss in zip(bounds, losses, strict=True)},
         "samples": len(data.feeds),
         "labelled": data.labels is not None,
+        "outputs": trial.judged,
         "evaluations": found.evaluations,
         "excluded": [
             {"name": name, "origin": trial.origins[name], "noise": round(found.costs.get(name, 0.0), 8)}
             for name in found.excluded
         ],
     }
-    if found.holds and everything is not None:
+    if holds and everything is not None:
         told = _told(bounds, everything)
         raise GateFailed(
-            f"INT8 misses the bound unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
+            f"{job.precision.upper()} misses the bound unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
-    if not found.holds:
+    if not holds:
         told = _told(bounds, losses)
         raise GateFailed(
-            f"INT8 misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
+            f"{job.precision.upper()} misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
             f" float ({', '.join(found.excluded[:5])}{', ...' if len(found.excluded) > 5 else ''})",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
@@ -174,11 +177,14 @@ def bound_of(text: str) -> Bound:
     return metrics.parse(text)
 
 
-def evaluation(text: str, specs: Sequence[TensorSpec], graph: Path) -> Evaluation:
-    """Reads the evaluation data and runs the FP32 graph on it.
+def evaluation(
+    guard: recipe.Guard, calibration: recipe.Calibration, specs: Sequence[TensorSpec], graph: Path
+) -> Evaluation:
+    """Reads the evaluation data, or else that of the calibration, and runs the FP32 graph on it.
 
     Args:
-        text: an .npz, a folder or `file.py:callable`; an array `labels` beside the inputs has one entry per sample.
+        guard: names the data; an array `labels` beside the inputs has one entry per sample.
+        calibration: names data that takes its place.
         specs: of the model's inputs.
         graph: the ONNX file.
 
@@ -187,10 +193,13 @@ def evaluation(text: str, specs: Sequence[TensorSpec], graph: Path) -> Evaluatio
     """
     from .reference import runner
 
-    if not text:
+    if not guard.data and not calibration.data:
         raise UsageError("--max-drop needs data to judge by", hint="Add --eval DATA or --calibration DATA")
     labels: list[np.ndarray] = []
-    data = calibrate.Data(text, specs, None, option="--eval", labels=labels)
+    if guard.data:
+        data = calibrate.Data(guard.data, specs, None, option="--eval", labels=labels)
+    else:
+        data = calibrate.Data(calibration.data, specs, calibration.samples, labels=labels)
     feeds = list(data)
     labels = _per_sample(labels, data) if labels else labels
     run = runner(graph)
@@ -207,7 +216,9 @@ def _per_sample(labels: list[np.ndarray], data: calibrate.Data) -> list[np.ndarr
         return labels
     first = data.specs[0].shape[0] if data.specs and data.specs[0].shape else 1
     if not isinstance(first, int) or len(labels) != samples * first + data.tally.dropped:
-        raise UsageError(f"--eval {data.text}: {len(labels)} labels for {samples} samples", hint="Give one for each")
+        raise UsageError(
+            f"{data.option} {data.text}: {len(labels)} labels for {samples} samples", hint="Give one for each"
+        )
     return [np.stack(labels[start : start + first]) for start in range(0, samples * first, first)]
 
 
@@ -232,7 +243,8 @@ class _Trial:
     def layers(self) -> list[str]:
         """Returns the names of the layers that can be in INT8."""
         lowered = quantize.lower(self.graph, self.place / "all.onnx", self.how, self.table)
-        self.origins = {row["name"]: row["origin"] for row in lowered.layers if row["decision"] == "int8"}
+        lowered_rows = [row for row in lowered.layers if row["decision"] != "float" and row["method"] != quantize.OWN]
+        self.origins = {row["name"]: row["origin"] for row in lowered_rows}
         return list(self.origins)
 
     def loss(self, kept: frozenset[str]) -> float:
@@ -250,12 +262,28 @@ class _Trial:
 
     def _measure(self, kept: frozenset[str]) -> list[float]:
         outputs = self._run(kept, self.data.feeds, self._backend)
-        name = next(iter(self.data.references[0]))
-        actual, wanted = [one[name] for one in outputs], [one[name] for one in self.data.references]
         try:
-            return [bound.loss(actual, wanted, self.data.labels) for bound in self.bounds]
+            return [
+                max(
+                    bound.loss(
+                        [one[name] for one in outputs], [one[name] for one in self.data.references], self.data.labels
+                    )
+                    for name in names
+                )
+                for bound, names in zip(self.bounds, self.judged.values(), strict=True)
+            ]
         except ValueError as error:
             raise UsageError(f"--max-drop: {error}", hint="Check --eval and its labels") from error
+
+    @property
+    def judged(self) -> dict[str, list[str]]:
+        """Outputs by bound: all of floats for errors, the first for an answer; what is an input, too, tells nothing."""
+        reference = {
+            name: array for name, array in self.data.references[0].items() if name not in self.data.feeds[0]
+        } or self.data.references[0]
+        first, floats = list(reference)[:1], [name for name, array in reference.items() if array.dtype.kind == "f"]
+        error = [isinstance(bound, metrics.Bound) and bound.metric != "top1" for bound in self.bounds]
+        return {str(bound): (floats or first) if one else first for bound, one in zip(self.bounds, error, strict=True)}
 
     def rank(self, kept: frozenset[str]) -> float:
         """Returns the noise at the outputs on a few samples, by ONNX Runtime on the lowered graph."""
@@ -274,7 +302,7 @@ class _Trial:
         feeds: Sequence[Mapping[str, np.ndarray]],
         load: Callable[[Path], Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]],
     ) -> list[dict[str, np.ndarray]]:
-        if kept >= set(self.origins):  # nothing is quantized
+        if self.origins and kept >= set(self.origins):  # nothing is lowered
             return self.data.references[: len(feeds)]
         path = self.place / "trial.onnx"
         how = replace(self.how, keep=(*self.how.keep, *sorted(kept)))
@@ -322,10 +350,13 @@ def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
         raise UsageError(f"--state {error}", hint="Give another file, or remove it") from error
 
 
-def _digest(data: str, table: "RangeTable | None", how: quantize.Lowering, bounds: Sequence[str], job: Job) -> str:
+def _digest(
+    data: str, graph: str, table: "RangeTable | None", how: quantize.Lowering, bounds: Sequence[str], job: Job
+) -> str:
     """What a loss depends on besides the layers."""
     words = [
         data,
+        graph,
         repr(table),
         repr(how),
         list(bounds),

@@ -164,13 +164,21 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
     from ..calibration.table import RangeTable
+    from ..passes import is_kept, layer_name
 
     known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
     smoothed = _smooth(model, how, known)
     inserting = _inserting(how, known, smoothed)
     layers = list(_layers(model, inserting, how, known, smoothed))
     inserting(model)
-    own = [replace(layer, decision="int8", reason="") if layer.reason == _OWN else layer for layer in layers]
+    own = [
+        replace(layer, decision="int8", reason="", method=OWN) if layer.reason == _OWN else layer for layer in layers
+    ]
+    for node in model.graph:
+        if is_kept(node, how.keep) and any(one.name == layer_name(node) and one.method == OWN for one in own):
+            raise UsageError(
+                f"--exclude: {layer_name(node)} has Q/DQ of its own, from training", hint="Take them out of the model"
+            )
     return own, list(smoothed)
 
 
@@ -194,7 +202,9 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
     converting = ConvertPrecision(
         dtype=_NAMES[how.precision],
         keep=how.keep,
-        ranges=tuple((name, one.min, one.max) for name, one in table.tensors.items()) if table else (),
+        ranges=tuple((name, one.min, one.max) for name, one in table.tensors.items() if not one.non_finite)
+        if table
+        else (),
     )
     kept = dict(converting.kept(model))
     layers = [
@@ -215,6 +225,8 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 
 _NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 _BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
+OWN = "trained"
+"""Method of a layer that came with Q/DQ."""
 _OWN = "it has Q/DQ of its own"
 
 

@@ -214,10 +214,17 @@ def job(
     """
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
-    model = replace(model, brief=bool(quantization.calibration.data) and model.frontend == "onnx")
+    model = replace(
+        model, brief=bool(quantization.calibration.data) and model.data is None and model.frontend == "onnx"
+    )
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
         require_data(quantization, model)
+    elif asked is not Precision.FP32 and quantization != Quantization() and not _lowered(made):
+        raise UsageError(
+            f"{target} gets {asked} from its own compiler: calibration, bounds and --exclude do nothing there",
+            hint="Leave them out, or lower the graph yourself: planc quantize -t null",
+        )
     elif quantization.dynamic:
         raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
     elif asked is Precision.FP32 and quantization != Quantization():
@@ -225,6 +232,13 @@ def job(
     for candidate in candidates(made):
         backend_options(candidate)
     return made
+
+
+def _lowered(job: Job) -> bool:
+    """Whether the precision is laid down in the graph before the backend sees it, by each candidate's backend."""
+    from . import plugins
+
+    return all(job.precision in plugins.load("backends", one.target.backend).LOWERED for one in candidates(job))
 
 
 def quantization(
@@ -271,6 +285,8 @@ def quantization(
         raise UsageError(
             "--calibration, --ranges and --allow-random-calibration exclude each other", hint="Give one of them"
         )
+    if table is not None and (samples or method != Calibration.method):
+        raise UsageError("--ranges has samples and a method of its own", hint="Leave --samples and --method out")
     if dynamic and (data or table or random or samples):
         raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
     bounds = tuple(_drop(text) for text in max_drop)
@@ -311,6 +327,9 @@ def _drop(text: str) -> str:
     from ..calibration.metrics import parse
 
     if ".py:" in text:
+        from .files import require_file
+
+        require_file(Path(text.partition(".py:")[0] + ".py"))
         _number("--max-drop", *text.rpartition("=")[::2])
         return text
     try:

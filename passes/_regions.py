@@ -156,12 +156,14 @@ def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], op
     Raises:
         Miss: it cannot, or shall not.
     """
+    left, right, bias = [*node.inputs, None][:3]
+    require(not any(_is_quantized(value, scheme) for value in (left, right)), "it has Q/DQ of its own")
     require(not is_kept(node, keep), "kept in floating point by name")
     require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
-    left, right, bias = [*node.inputs, None][:3]
     for value in (left, right):
         require(value is not None and value.dtype is ir.DataType.FLOAT, f"{text(value)} is not float32")
-        require(not _is_quantized(value, scheme), "it has Q/DQ of its own")
+    vector = left is not None and left.shape is not None and len(left.shape) < 2
+    require(not vector, f"its left side {text(left)} is no matrix")
     require(not is_weight(left), f"its left side {text(left)} is a constant")
     require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
     if node.op_type == "MatMul" and not is_weight(right):

@@ -59,6 +59,8 @@ class SmoothActivations(Pass):
             value = values.get(name)
             if value is None or value.dtype is not ir.DataType.FLOAT:
                 continue
+            if _is_absorbed(value):
+                continue
             users = list(dict.fromkeys(use.node for use in value.uses()))
             nodes = [
                 node
@@ -74,6 +76,15 @@ class SmoothActivations(Pass):
             scale = extremes**self.strength / np.maximum(weights, _LEAST) ** (1 - self.strength)
         useful = (extremes > _LEAST) & (weights > _LEAST) & np.isfinite(scale)
         return np.where(useful, np.maximum(scale, _LEAST), 1).astype(np.float32)
+
+
+def _is_absorbed(value: ir.Value) -> bool:
+    """Whether the kernel of a product computes the value: a Mul between it and its Q would make it a float kernel."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Clip", "Relu"):
+        return False
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return before is not None and before.op_type in ("Add", "Conv", "Gemm", "MatMul")
 
 
 def channelled(model: ir.Model) -> set[str]:
