@@ -150,16 +150,18 @@ def search(
         ],
     }
     if holds and everything is not None:
-        told = _told(bounds, everything)
+        told, count = _told(bounds, everything), len(nodes)
+        what = f"{job.precision.upper()} misses the bound"
         raise GateFailed(
-            f"{job.precision.upper()} misses the bound unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
+            f"{what} unless all {count} layers stay in float; with none of them it loses {told}",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
     if not holds:
         told = _told(bounds, losses)
+        some = ", ".join((*found.excluded[:5], *(["..."] if len(found.excluded) > 5 else [])))
+        count = f"{len(found.excluded)} of {len(nodes)} layers in float ({some})"
         raise GateFailed(
-            f"{job.precision.upper()} misses the bound: the best found loses {told}, with {len(found.excluded)} of {len(nodes)} layers in"
-            f" float ({', '.join(found.excluded[:5])}{', ...' if len(found.excluded) > 5 else ''})",
+            f"{job.precision.upper()} misses the bound: the best found loses {told}, with {count}",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
     return Guarded(found.excluded, facts)

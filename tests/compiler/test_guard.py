@@ -146,7 +146,7 @@ def test_a_metric_that_gives_no_number_is_one_line(
 class TestEvaluation:
     def test_labels_go_with_samples(self, graph: Path, tmp_path: Path) -> None:
         np.savez(tmp_path / "e.npz", x=np.zeros((3, 16), np.float32), labels=["a", "b", "c"])
-        found = guard.evaluation(str(tmp_path / "e.npz"), SPECS, graph)
+        found = guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph)
         assert [str(label) for label in found.labels or []] == ["a", "b", "c"]
         assert [one["y"].shape for one in found.references] == [(1, 8)] * 3
 
@@ -154,21 +154,25 @@ class TestEvaluation:
         digests = set()
         for labels in ([0, 1], [1, 0]):
             np.savez(tmp_path / "e.npz", x=np.zeros((2, 16), np.float32), labels=labels)
-            digests.add(guard.evaluation(str(tmp_path / "e.npz"), SPECS, graph).digest)
+            digests.add(guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph).digest)
         assert len(digests) == 2
 
     def test_a_batch_of_the_model_has_its_labels(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
         text = '<ir_version: 10, opset_import: ["": 20]> g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }'
         np.savez(tmp_path / "e.npz", x=np.zeros((5, 3), np.float32), labels=np.arange(5))
         specs = (TensorSpec("x", "float32", (2, 3)),)
-        found = guard.evaluation(str(tmp_path / "e.npz"), specs, onnx_file(tmp_path / "m.onnx", text))
+        found = guard.evaluation(
+            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text)
+        )
         assert [label.tolist() for label in found.labels or []] == [[0, 1], [2, 3]]
 
     def test_an_input_may_be_called_labels(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
         text = '<ir_version: 10, opset_import: ["": 20]> g (float[n,3] labels) => (float[n,3] y) { y = Relu(labels) }'
         np.savez(tmp_path / "e.npz", labels=np.zeros((5, 3), np.float32))
         specs = (TensorSpec("labels", "float32", ("n", 3)),)
-        found = guard.evaluation(str(tmp_path / "e.npz"), specs, onnx_file(tmp_path / "m.onnx", text))
+        found = guard.evaluation(
+            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text)
+        )
         assert len(found.feeds) == 5
         assert found.labels is None
 
@@ -183,8 +187,8 @@ class TestEvaluation:
     def test_data_that_does_not_fit_is_told(self, arrays: Any, words: str, graph: Path, tmp_path: Path) -> None:
         np.savez(tmp_path / "e.npz", **arrays)
         with pytest.raises(UsageError, match=f"--eval.*{words}"):
-            guard.evaluation(str(tmp_path / "e.npz"), SPECS, graph)
+            guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph)
 
     def test_a_bound_wants_data(self, graph: Path) -> None:
         with pytest.raises(UsageError, match="--max-drop needs data to judge by"):
-            guard.evaluation("", SPECS, graph)
+            guard.evaluation(Guard(), Calibration(), SPECS, graph)
