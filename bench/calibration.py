@@ -24,7 +24,7 @@ from .common import MINILM, PLANC, RESNET50, ROOT, VIT, print_table
 from .passes import PYTHON, Cost, figures, in_onnxruntime, in_openvino, run
 
 CASES = (RESNET50, MINILM, VIT)
-ROUNDS = 1
+ROUNDS = 3
 SAMPLES = 64
 MANY = 512
 

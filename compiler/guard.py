@@ -150,10 +150,10 @@ def search(
         ],
     }
     if holds and everything is not None:
-        told, count = _told(bounds, everything), len(nodes)
+        told = _told(bounds, everything)
         what = f"{job.precision.upper()} misses the bound"
         raise GateFailed(
-            f"{what} unless all {count} layers stay in float; with none of them it loses {told}",
+            f"{what} unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
     if not holds:
