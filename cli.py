@@ -692,7 +692,8 @@ def _print_change(name: str, before: object, after: object) -> None:
 
 def _verification_lines(result: dict[str, Any]) -> list[str]:
     if result["passed"] is None:
-        return [f"not verified: {result['reason']}"]
+        told = [f"{result['reason']}. To complete it: {result['complete_with']}"]
+        return told + [f"  its graph, in ONNX Runtime: {line}" for line in _verification_lines(result["graph"])]
     lines = [f"verified against {result['reference']}" if result["passed"] else f"differs from {result['reference']}"]
     for label, outputs in result["points"].items():
         for name, metrics in outputs.items():

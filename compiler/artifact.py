@@ -1,4 +1,4 @@
-"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, `report.json`. `load(path)` gives a session."""
+"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, reports. `load(path)` gives a session."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,9 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 RANGES = "ranges.json"
 REPORT = "report.json"
+LOG = "build.log"
+_UNSEALED = (MANIFEST, REPORT, LOG)
+"""Files that the manifest does not vouch for: they tell of the build."""
 
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
 
@@ -52,7 +55,9 @@ class Artifact:
     def dims(self) -> tuple[Dim, ...]:
         """Sizes of the named dimensions."""
         dims = self.manifest["job"]["dims"]
-        return tuple(Dim(name, tuple(facts["sizes"]), facts["opt"]) for name, facts in dims.items())
+        return tuple(
+            Dim(name, tuple(facts["sizes"]), facts["opt"], facts.get("choice", False)) for name, facts in dims.items()
+        )
 
     def damage(self) -> list[str]:
         """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
@@ -197,11 +202,28 @@ def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Adds `files` (SHA-256 and bytes of all that lies in `folder`) to the manifest and writes it; returns it."""
-    names = sorted(file.name for file in folder.iterdir() if file.name not in (MANIFEST, REPORT))
+    names = sorted(file.name for file in folder.iterdir() if file.name not in _UNSEALED)
     facts = {name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": facts}
     (folder / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
     return whole
+
+
+def not_executed(reason: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a payload that this machine cannot execute.
+
+    Args:
+        reason: why it cannot.
+        graph: how the graph that was compiled compares to the reference, in ONNX Runtime.
+    """
+    return {
+        "passed": None,
+        "reason": f"built, not executed here: {reason}",
+        "complete_with": "planc verify ARTIFACT, on a machine that has what it runs on",
+        "reference": graph["reference"],
+        "tolerance": graph["tolerance"],
+        "graph": graph,
+    }
 
 
 def require_replaceable(final: Path) -> None:
@@ -222,7 +244,7 @@ def _is_ours(folder: Path) -> bool:
         made = read(folder)
     except UsageError:
         return False
-    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], MANIFEST, REPORT}
+    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], *_UNSEALED}
 
 
 def same_content(old: Path, new: Mapping[str, Any]) -> bool:

@@ -49,12 +49,13 @@ def describe(one: Target) -> dict[str, Any]:
         "buildable": [name for name, reason in reasons.items() if reason is None],
         "why_not": {name: reason for name, reason in reasons.items() if reason is not None},
         "runnable": any(
-            plugins.load("backends", target.find_target(name).backend).VERIFIABLE
+            plugins.load("backends", target.find_target(name).backend).unverifiable(target.find_target(name)) is None
             for name in one.candidates or (one.name,)
         ),
     }
 
 
 def _why_not(one: Target, precision: Precision) -> str | None:
-    reason: str | None = plugins.load("backends", one.backend).why_not(one, precision)
+    backend = plugins.load("backends", one.backend)
+    reason: str | None = backend.why_not(one, precision, backend.Options())
     return reason

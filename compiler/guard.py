@@ -314,10 +314,10 @@ class _Trial:
 
     def _backend(self, path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         backend = plugins.load("backends", self.job.target.backend)
-        if not backend.VERIFIABLE:
+        if not backend.TRIALS:
             return _plain(path)
         with tempfile.TemporaryDirectory(dir=self.place) as made:
-            built = backend.build(path, self.job.precision, recipe.backend_options(self.job), Path(made))
+            built = backend.build(recipe.request(self.job, path, Path(made)))
             run = backend.load(Path(made), built.session)
         inputs, outputs = list(self.data.feeds[0]), list(self.data.references[0])
         return lambda feed: dict(zip(outputs, run([feed[name] for name in inputs]), strict=True))

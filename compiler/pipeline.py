@@ -319,11 +319,14 @@ def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_
 
 def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     """Writes the lowered graph and holds it against the reference (in a worker)."""
+    from ..passes import StripMetadata
     from . import golden, reference, storage, verify
 
     emit("stage", "write")
     with files.telling(out.parent):
-        optimize.write(storage.load(work.source), out, embed=True)
+        model = storage.load(work.source)
+        StripMetadata()(model)
+        optimize.write(model, out, embed=True)
     emit("stage", "verify")
     if work.job.precision is Precision.BF16:
         emit(
@@ -435,7 +438,7 @@ def _optimize(work: Work, emit: Emit) -> None:
         return
     family = optimize.Recipe(
         family=work.job.target.family,
-        keep_origin=_is_lowered(work),  # until it is lowered: layers are named after their modules
+        keep_origin=_is_lowered(work) or _backend(work).ORIGINS,  # layers are named after their modules
         trusted=work.job.source.frontend == "torch",
         own=True,
     )
@@ -480,15 +483,18 @@ def _lower(work: Work, emit: Emit) -> None:
 
 def _is_lowered(work: Work) -> bool:
     """Whether the precision is laid down in the graph before the backend sees it."""
-    return work.job.precision in plugins.load("backends", work.job.target.backend).LOWERED
+    return work.job.precision in _backend(work).LOWERED
+
+
+def _backend(work: Work) -> Any:
+    return plugins.load("backends", work.job.target.backend)
 
 
 def _build(work: Work, emit: Emit) -> None:
     emit("stage", "build")
-    backend = plugins.load("backends", work.job.target.backend)
-    options = recipe.backend_options(work.job)
     work.payload.mkdir()
-    work.built = backend.build(work.source, work.job.precision, options, work.payload)
+    request = recipe.request(work.job, work.source, work.payload, inputs=work.model.inputs, dims=work.model.dims)
+    work.built = _backend(work).build(request)
     products = work.built.effective_precision.get("products", {})
     wanted = work.lowered.effect.get("int8", {}).get("nodes", 0) if work.lowered else 0
     if 0 < products.get("int8", wanted) < wanted:
@@ -505,25 +511,23 @@ def _verify(work: Work, emit: Emit) -> None:
     kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
     manifest = _manifest(work)
-    backend = plugins.load("backends", work.job.target.backend)
-    if backend.VERIFIABLE:
-        made = artifact.write_manifest(work.payload, manifest)
-        result = verify.verify(
-            artifact.session(Artifact(work.payload, made)),
-            goldens,
-            verify.tolerance(work.job.precision, work.job.tolerance),
+    bounds = verify.tolerance(work.job.precision, work.job.tolerance)
+    reason = _backend(work).unverifiable(work.job.target)
+    if reason is None:
+        session: Callable[..., Mapping[str, Any]] = artifact.session(
+            Artifact(work.payload, artifact.write_manifest(work.payload, manifest))
         )
-        if not result["passed"]:
-            raise GateFailed(
-                _difference(work.job.target.name, work.model, result),
-                hint=_LOOSEN,
-            )
-        manifest["verification"] = {"reference": _reference_of(work), **result}
-    else:
-        manifest["verification"] = {
-            "passed": None,
-            "reason": f"the {work.job.target.name} target executes nothing",
-        }
+        what = work.job.target.name
+    else:  # its graph, then
+        from . import reference
+
+        run = reference.runner(_runnable(work, work.source))
+        session, what = lambda **inputs: run(inputs), "the graph that was compiled"
+    result = verify.verify(session, goldens, bounds)
+    if not result["passed"]:
+        raise GateFailed(_difference(what, work.model, result), hint=_LOOSEN)
+    said = {"reference": _reference_of(work), **result}
+    manifest["verification"] = said if reason is None else artifact.not_executed(reason, said)
     manifest["verification"]["golden_points"] = [one.label for one in kept]
     if work.table is not None:
         work.table.save(work.payload / artifact.RANGES)
@@ -541,7 +545,6 @@ def _manifest(work: Work) -> dict[str, Any]:
     job, model = work.job, work.model
     assert work.built
     assert work.optimized
-    backend = plugins.load("backends", job.target.backend)
     return {
         "planc": host.version(_PLANC),
         "job": {
@@ -550,9 +553,15 @@ def _manifest(work: Work) -> dict[str, Any]:
             "target": job.target.name,
             "chosen_for": job.chosen_for,
             "precision": str(job.precision),
-            "options": vars(recipe.backend_options(job)),
+            "options": _shown(recipe.backend_options(job)),
             "dims": {
-                dim.name: {"min": dim.min, "opt": dim.opt, "max": dim.max, "sizes": list(dim.sizes)}
+                dim.name: {
+                    "min": dim.min,
+                    "opt": dim.opt,
+                    "max": dim.max,
+                    "sizes": list(dim.sizes),
+                    "choice": dim.choice,
+                }
                 for dim in model.dims
             },
         },
@@ -575,9 +584,14 @@ def _manifest(work: Work) -> dict[str, Any]:
             **model.versions,
             "onnx-ir": host.version("onnx-ir"),
             "onnxscript": host.version("onnxscript"),
-            **backend.fingerprint(),
+            **_backend(work).fingerprint(),
         },
     }
+
+
+def _shown(options: Any) -> dict[str, Any]:
+    """Options as the manifest has them: files by their names."""
+    return {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
 def _quantization(work: Work) -> dict[str, Any]:

@@ -1,8 +1,35 @@
-"""One file per backend, with `Options`, `why_not`, `fingerprint`, `build` and `load`: see CONTRIBUTING.md."""
+"""One file per backend, with `Options`, `why_not`, `unverifiable`, `fingerprint`, `build`, `load`: CONTRIBUTING.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from ..shapes import Dim, TensorSpec
+from ..target import Precision, Target
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a backend is to build.
+
+    Attributes:
+        model: the ONNX file, optimized, and lowered where the backend wants the precision in the graph.
+        precision: what the user asked for.
+        options: an instance of the backend's `Options`.
+        folder: where the payload goes; it exists and is empty.
+        target: what the payload is for.
+        inputs: specs of the graph's inputs, in order; empty where nobody named sizes.
+        dims: sizes of their symbolic dimensions.
+    """
+
+    model: Path
+    precision: Precision
+    options: Any
+    folder: Path
+    target: Target
+    inputs: tuple[TensorSpec, ...] = ()
+    dims: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)
