@@ -205,7 +205,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     names = sorted(file.name for file in folder.iterdir() if file.name not in _UNSEALED)
     facts = {name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": facts}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    (folder / MANIFEST).write_text(_json(whole))
     return whole
 
 
@@ -226,6 +226,22 @@ def not_executed(reason: str, graph: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
+    """Adds to the manifest that the payload was executed after all, and where.
+
+    Args:
+        artifact: that was built on a machine that could not execute it.
+        result: of its verification on this one.
+    """
+    said = artifact.manifest["verification"]
+    left = {name: said[name] for name in ("reference", "graph", "golden_points") if name in said}
+    where = {"cpu": host.cpu_name(), "gpus": host.gpus()}
+    manifest = {**artifact.manifest, "verification": {**left, **result, "executed_on": where}}
+    with files.staging(artifact.path / MANIFEST) as folder:
+        (folder / MANIFEST).write_text(_json(manifest))
+        (folder / MANIFEST).replace(artifact.path / MANIFEST)
+
+
 def require_replaceable(final: Path) -> None:
     """Checks, before any work, that `final` is free or holds an artifact of planc.
 
@@ -236,6 +252,10 @@ def require_replaceable(final: Path) -> None:
         raise UsageError(f"-o {final} names no folder of its own", hint="Write -o out/NAME")
     if final.is_symlink() or (final.exists() and not _is_empty(final) and not _is_ours(final)):
         raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
+
+
+def _json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
 
 
 def _is_ours(folder: Path) -> bool:
@@ -303,7 +323,9 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     measured = {"points", "failures"}
     verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
-    return {**manifest, "verification": verification}
+    named = manifest.get("semantic_sha256", {})
+    sealed = {name: named.get(name) or facts for name, facts in manifest["files"].items()}
+    return {**manifest, "verification": verification, "files": sealed}
 
 
 def _is_empty(folder: Path) -> bool:

@@ -324,7 +324,7 @@ class _Trial:
 
 
 def _plain(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    from .reference import runner
+    from .emulate import runner
 
     return runner(path)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
-from .errors import BuildFailed, GateFailed, PlancError, UsageError
+from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
 from .recipe import Job, Source
 from .target import Precision
 from .worker import Emit, Limits
@@ -179,13 +179,25 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
 
 
 def _attempt(work: Work, limits: Limits, on_event: Emit | None, skipped: dict[str, str]) -> Work:
-    return worker.call(
-        run_stages,
-        replace(work, skipped=skipped),
-        ("optimize", "calibrate", "lower", "build", "verify"),
-        limits=limits,
-        on_event=on_event,
-    )
+    try:
+        return worker.call(
+            run_stages,
+            replace(work, skipped=skipped),
+            ("optimize", "calibrate", "lower", "build", "verify"),
+            limits=replace(limits, steady=_backend(work).STEADY),
+            on_event=on_event,
+        )
+    except WorkerDied as error:
+        raise _with_last_words(error, work.payload / artifact.LOG) from error
+
+
+def _with_last_words(error: WorkerDied, log: Path) -> BuildFailed:
+    """The error, and how the log of the backend ends, where it has one."""
+    if not log.exists() or not (lines := log.read_text(errors="replace").strip().splitlines()):
+        return error
+    told = BuildFailed(f"{error.what}; its log ends: {' | '.join(lines[-3:])}", hint=error.hint)
+    told.stage = error.stage
+    return told
 
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
@@ -320,7 +332,7 @@ def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_
 def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     """Writes the lowered graph and holds it against the reference (in a worker)."""
     from ..passes import StripMetadata
-    from . import golden, reference, storage, verify
+    from . import emulate, golden, storage, verify
 
     emit("stage", "write")
     with files.telling(out.parent):
@@ -332,23 +344,12 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
         emit(
             "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
         )
-    run = reference.runner(_runnable(work, out))
+    run = emulate.runner(out)
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
     if not result["passed"]:
         raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
     return result
-
-
-def _runnable(work: Work, lowered: Path) -> Path:
-    """Returns the graph, or where it is in bfloat16 one in float32 that rounds."""
-    if work.job.precision is not Precision.BF16:
-        return lowered
-    from . import emulate, storage
-
-    path = work.folder / "emulated.onnx"
-    storage.save(emulate.widen(storage.load(lowered)), path)
-    return path
 
 
 def bisect_file(
@@ -519,9 +520,9 @@ def _verify(work: Work, emit: Emit) -> None:
         )
         what = work.job.target.name
     else:  # its graph, then
-        from . import reference
+        from . import emulate
 
-        run = reference.runner(_runnable(work, work.source))
+        run = emulate.runner(work.source)
         session, what = lambda **inputs: run(inputs), "the graph that was compiled"
     result = verify.verify(session, goldens, bounds)
     if not result["passed"]:
@@ -579,6 +580,7 @@ def _manifest(work: Work) -> dict[str, Any]:
         "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),
+        "semantic_sha256": dict(work.built.semantic_sha256),
         "host": {"cpu": host.cpu_name(), "cpu_flags": sorted(host.cpu_flags())},
         "versions": {
             **model.versions,

@@ -143,7 +143,7 @@ def parse_dim(text: str) -> Dim:
             hint=f"Write --dim {name}=1..32@8, {name}=128|256 or {name}=8",
         )
     values = [int(size) for size in sizes]
-    return Dim(name, tuple(sorted(set(values))), values[0], choice=True)
+    return Dim(name, tuple(sorted(set(values))), values[0], choice=len(set(values)) > 1)
 
 
 def check_dims(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> None:

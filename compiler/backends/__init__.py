@@ -40,8 +40,11 @@ class Built:
         session: settings that `load` takes; they are part of the artifact.
         effective_precision: counted from the graph or the engine.
         requires: facts of a machine without which the payload must not run.
+        semantic_sha256: file of the payload whose bytes may differ from build to build -> digest of all that it is
+            made of.
     """
 
     session: Mapping[str, Any]
     effective_precision: Mapping[str, Any]
     requires: Mapping[str, str] = field(default_factory=dict)
+    semantic_sha256: Mapping[str, str] = field(default_factory=dict)

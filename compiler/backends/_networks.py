@@ -1,5 +1,6 @@
 """An ONNX file as a TensorRT network: what the parser refuses, and which layers compute in which precision."""
 
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Refused:
 
     def __str__(self) -> str:
         place = f" (from {self.origin})" if self.origin else ""
-        return f"{self.operator} {self.name!r}{place}: {self.reason}"
+        return f"{self.operator} {self.name!r}{place}: {self.reason}" if self.operator else self.reason
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def refused(library: Any, logger: Any, model: Path, folder: Path) -> list[Refuse
     """Returns all nodes that the parser refuses; empty where it takes the graph.
 
     The parser stops at the first operator that it knows but cannot import. It is asked again without what it
-    refused: outputs of such nodes become inputs of the graph, where their type and rank are known.
+    refused: outputs of such nodes become inputs of the graph, where their type and rank are known. Nodes are told
+    apart by their names.
     """
+    from ...passes import InferShapes
     from .. import storage
 
     found: list[Refused] = []
@@ -81,7 +84,9 @@ def refused(library: Any, logger: Any, model: Path, folder: Path) -> list[Refuse
         answer = parse(library, logger, path)
         if isinstance(answer, Network):
             break
-        graph = graph or storage.load(model)
+        if graph is None:
+            graph = storage.load(model)
+            InferShapes()(graph)
         origins = _origins(graph)
         found += [Refused(one.name, one.operator, one.reason, origins.get(one.name, "")) for one in answer]
         if not answer or not _cut(graph, {one.name for one in answer}):
@@ -138,10 +143,9 @@ def _origins(model: "ir.Model") -> dict[str, str]:
 
 
 def _cut(model: "ir.Model", names: set[str]) -> bool:
-    """Takes the nodes called `names` out, with what holds them; whether all of them could be."""
-    for node in list(model.graph):
-        if not _holds(node, names):
-            continue
+    """Takes the nodes called `names` out, with what holds them; whether something is left to ask for."""
+    found = [node for node in model.graph if _holds(node, names)]
+    for node in found:
         for value in node.outputs:
             if value.is_graph_output():
                 model.graph.outputs[:] = [one for one in model.graph.outputs if one is not value]
@@ -150,7 +154,7 @@ def _cut(model: "ir.Model", names: set[str]) -> bool:
             if value.uses():
                 _make_input(model.graph, value)
         model.graph.remove(node)
-    return bool(model.graph.outputs) and bool(len(model.graph))
+    return bool(found) and bool(model.graph.outputs) and bool(len(model.graph))
 
 
 def _holds(node: "ir.Node", names: set[str]) -> bool:
@@ -190,15 +194,30 @@ def _operands(layer: "trt.ILayer", makers: dict[str, "trt.ILayer"]) -> list["trt
 
 def _maker(tensor: "trt.ITensor | None", makers: dict[str, "trt.ILayer"]) -> "trt.ILayer | None":
     maker = makers.get(tensor.name) if tensor is not None else None
-    while maker is not None and maker.type.name in _MOVES and maker.get_input(0) is not None:
+    while maker is not None and _moves(maker) and maker.get_input(0) is not None:
         maker = makers.get(maker.get_input(0).name)
     return maker
 
 
+def _moves(layer: "trt.ILayer") -> bool:
+    """Whether a layer gives out elements of its first input as they are, as a MaxPool does."""
+    if layer.type.name != "POOLING":
+        return layer.type.name in _MOVES
+    view: Any = layer
+    plain = view.__class__
+    view.__class__ = importlib.import_module(plain.__module__).IPoolingLayer  # the bindings' way to cast
+    kind: str = view.type.name
+    view.__class__ = plain
+    return kind == "MAX"
+
+
 def _before_quantize(layers: list["trt.ILayer"], makers: dict[str, "trt.ILayer"]) -> Iterator["trt.ILayer"]:
-    """DequantizeLinear layers before one layer that a Q follows: a pool, a sum or a concatenation in INT8."""
+    """DequantizeLinear layers before one layer that a Q follows: a pool, or a sum with its activation, in INT8."""
     for layer in layers:
-        if layer.type.name == "QUANTIZE" and (inner := makers.get(layer.get_input(0).name)) is not None:
+        inner = makers.get(layer.get_input(0).name) if layer.type.name == "QUANTIZE" else None
+        if inner is not None and inner.type.name == "ACTIVATION":
+            inner = makers.get(inner.get_input(0).name)
+        if inner is not None:
             for number in range(inner.num_inputs):
                 maker = _maker(inner.get_input(number), makers)
                 if maker is not None and maker.type.name == "DEQUANTIZE":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOWERED = frozenset({Precision.INT8})  # 16 bits are its own business
 TRIALS = True
+STEADY = False
 ORIGINS = False
 PAYLOAD = "model.xml"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}

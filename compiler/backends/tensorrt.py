@@ -1,9 +1,11 @@
 """TensorRT and TensorRT-RTX plans. Both take precision from the graph; RTX builds on machines without a GPU."""
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False
+STEADY = True
 ORIGINS = True
 PAYLOAD = "model.plan"
 WEIGHTS = "weights.onnx"
@@ -150,11 +153,8 @@ def build(request: Request) -> Built:
         _prove(request.precision, effective)
         profiles = list(_profiles(request.inputs, request.dims))
         config = _config(library, flavour, network, request, profiles)
-        plan = network.builder.build_serialized_network(network.definition, config)
-        if plan is None:
-            raise _no_plan(flavour, request, log.errors)
-        (request.folder / PAYLOAD).write_bytes(memoryview(plan))
-    digest = _keep_timings(config, request.options) if request.options.timing_cache else ""
+        (request.folder / PAYLOAD).write_bytes(_plan(flavour, network, config, request, log))
+    timings = _keep_timings(config, request.options) if request.options.timing_cache else ""
     if request.options.strip_weights:
         from .. import storage
 
@@ -164,17 +164,32 @@ def build(request: Request) -> Built:
         "arch": list(request.target.arch),
         "cuda_graphs": request.options.cuda_graphs,
         "profiles": [{name: list(map(list, shapes)) for name, shapes in one.items()} for one in profiles],
-        **({"timing_cache_sha256": digest} if digest else {}),
+        **({"timing_cache_sha256": timings} if timings else {}),
     }
-    return Built(session=session, effective_precision=effective)
+    digest = _digest(request, session, flavour)
+    return Built(session=session, effective_precision=effective, semantic_sha256={PAYLOAD: digest})
 
 
 def unsupported(request: Request) -> list["_networks.Refused"]:
-    """Returns all nodes that the parser refuses, without building; empty where it takes the graph."""
+    """Returns all nodes that the parser refuses, or else what the builder says; empty where a plan can be made.
+
+    The builder is asked only where it needs no GPU, and so measures nothing: it takes about as long as the parser.
+    Nothing is kept of what it makes.
+    """
     flavour = _flavour(request)
     library = flavour.load()
     with (request.folder / LOG).open("w") as file:
-        return _networks.refused(library, _log(library, file), request.model, request.folder)
+        log = _log(library, file)
+        if found := _networks.refused(library, log, request.model, request.folder):
+            return found
+        network = _networks.parse(library, log, request.model)
+        if flavour.archs and isinstance(network, _networks.Network):
+            config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
+            try:
+                _plan(flavour, network, config, request, log)
+            except BuildFailed as error:
+                return [_networks.Refused("", "", error.what, "")]
+    return []
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:
@@ -213,6 +228,18 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         return [results[name].copy() for name in outputs]
 
     return run
+
+
+def _digest(request: Request, session: Mapping[str, Any], flavour: Flavour) -> str:
+    """SHA-256 of all that a plan is made of.
+
+    The builder numbers its inner tensors in the order of their addresses, so that two plans of one graph differ in
+    names. A worker with fixed addresses gives the same bytes; not every container lets a process fix them.
+    """
+    graph = sorted(request.model.parent.glob(f"{request.model.name}*"))  # and its weights, where they lie beside it
+    options = asdict(replace(request.options, timing_cache=None))
+    facts = [*map(files.digest, graph), session, options, flavour.module, flavour.version()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _flavour(request: Request) -> Flavour:
@@ -335,6 +362,15 @@ def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildF
     return BuildFailed(
         f"{flavour.name} takes the graph without {count} only: {told}", hint="planc doctor --model lists them all"
     )
+
+
+def _plan(
+    flavour: Flavour, network: "_networks.Network", config: "trt.IBuilderConfig", request: Request, log: Any
+) -> memoryview:
+    plan: Any = network.builder.build_serialized_network(network.definition, config)
+    if plan is None:
+        raise _no_plan(flavour, request, log.errors)
+    return memoryview(plan)
 
 
 def _no_plan(flavour: Flavour, request: Request, errors: Sequence[str]) -> BuildFailed:
