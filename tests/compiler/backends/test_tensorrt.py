@@ -148,7 +148,13 @@ class TestRefused:
         onnx.save(named, model)
         target = find_target("tensorrt-rtx:sm86")
         found = tensorrt.unsupported(Request(model, Precision.FP32, tensorrt.Options(), tmp_path, target))
-        assert sorted({one.operator for one in found}) == ["Bernoulli", "Det", "QuantizeLinear", "ReduceMean"]
+        assert sorted({one.operator for one in found}) == [
+            "Bernoulli",
+            "DequantizeLinear",
+            "Det",
+            "QuantizeLinear",
+            "ReduceMean",
+        ]
         reasons = {one.operator: one.reason for one in found}
         assert "no such operator" in reasons["Bernoulli"]
         assert "zero point" in reasons["QuantizeLinear"]
