@@ -175,3 +175,13 @@ def test_same_content_ignores_measured_figures_only(copied: Path) -> None:
     (copied / "model.onnx").write_text("x")
     assert not artifact.same_content(copied, manifest)
     assert not artifact.same_content(copied / "gone", manifest)
+
+
+def test_a_file_with_a_semantic_digest_is_compared_by_it(copied: Path) -> None:
+    manifest = artifact.read(copied).manifest
+    named = {**manifest, "semantic_sha256": {"model.onnx": "what it is made of"}}
+    (copied / artifact.MANIFEST).write_text(json.dumps(named))
+    other_bytes = {**named["files"]["model.onnx"], "sha256": "other"}
+    assert artifact.same_content(copied, {**named, "files": {**named["files"], "model.onnx": other_bytes}})
+    assert not artifact.same_content(copied, {**named, "semantic_sha256": {"model.onnx": "something else"}})
+    assert not artifact.same_content(copied, {**named, "files": {**named["files"], "golden.npz": other_bytes}})

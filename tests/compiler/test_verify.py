@@ -1,12 +1,14 @@
 """Metrics against values worked out by hand, and the verdicts that follow."""
 
 import itertools
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from planc.compiler import artifact
 from planc.compiler.errors import IOFailed
 from planc.compiler.golden import Golden
 from planc.compiler.target import Precision
@@ -135,3 +137,26 @@ def test_verify_artifact_tells_damage(copied: Path) -> None:
     payload.write_bytes(data)
     with pytest.raises(IOFailed, match=r"model\.onnx is not the file that was built"):
         verify_artifact(copied, (), emit=lambda *_: None)
+
+
+def test_what_could_not_be_executed_where_it_was_built_is_completed(copied: Path) -> None:
+    manifest = json.loads((copied / artifact.MANIFEST).read_text())
+    executed = manifest["verification"]
+    manifest["verification"] = artifact.not_executed("no GPU", executed) | {"golden_points": executed["golden_points"]}
+    (copied / artifact.MANIFEST).write_text(json.dumps(manifest))
+    result = verify_artifact(copied, (), emit=lambda _kind, _value: None)
+    completed = json.loads((copied / artifact.MANIFEST).read_text())["verification"]
+    assert result["passed"] is completed["passed"] is True
+    assert completed["points"] == result["points"]
+    assert completed["graph"]["points"] == executed["points"]
+    assert completed["executed_on"]["cpu"]
+    assert "reason" not in completed
+    assert not artifact.read(copied).damage()
+
+
+def test_what_differs_completes_nothing(copied: Path) -> None:
+    manifest = json.loads((copied / artifact.MANIFEST).read_text())
+    manifest["verification"] = artifact.not_executed("no GPU", manifest["verification"])
+    (copied / artifact.MANIFEST).write_text(json.dumps(manifest))
+    assert not verify_artifact(copied, [("cosine", 2.0), ("atol", -1.0)], emit=lambda _kind, _value: None)["passed"]
+    assert json.loads((copied / artifact.MANIFEST).read_text()) == manifest
