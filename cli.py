@@ -550,7 +550,7 @@ def doctor(output_format: Format = "text", debug: Debug = False) -> None:
     print(f"{'cpu':18} {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {flags}")
     print(f"{'gpu':18} {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
     for name, one in facts["targets"].items():
-        runs = "runs here" if one["runnable"] else "runs nowhere"
+        runs = "runs here" if one["runnable"] else f"does not run here: {one['why_not_run']}"
         print(f"{name:18} builds {' '.join(one['buildable']) or 'nothing'}; {runs}")
         for precision, reason in one["why_not"].items():
             print(f"{'':18} not {precision}: {reason}")

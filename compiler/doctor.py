@@ -44,17 +44,21 @@ def examine() -> dict[str, Any]:
 def describe(one: Target) -> dict[str, Any]:
     """Returns a target's description, the precisions that can be built here, and whether artifacts run here."""
     reasons = support(one)
+    unverifiable = [_unverifiable(target.find_target(name)) for name in one.candidates or (one.name,)]
     return {
         "description": one.description,
         "buildable": [name for name, reason in reasons.items() if reason is None],
         "why_not": {name: reason for name, reason in reasons.items() if reason is not None},
-        "runnable": any(
-            plugins.load("backends", target.find_target(name).backend).VERIFIABLE
-            for name in one.candidates or (one.name,)
-        ),
+        "runnable": None in unverifiable,
+        "why_not_run": None if None in unverifiable else "; ".join(sorted(map(str, set(unverifiable)))),
     }
 
 
 def _why_not(one: Target, precision: Precision) -> str | None:
     reason: str | None = plugins.load("backends", one.backend).why_not(one, precision)
+    return reason
+
+
+def _unverifiable(one: Target) -> str | None:
+    reason: str | None = plugins.load("backends", one.backend).unverifiable(one)
     return reason

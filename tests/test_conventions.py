@@ -79,15 +79,15 @@ def test_a_backend_keeps_the_contract(name: str) -> None:
     assert module.Options.__doc__
     assert module.Options.__dataclass_params__.frozen
     assert module.Options() == module.Options()
-    assert isinstance(module.VERIFIABLE, bool)
     assert set(Precision) >= module.LOWERED
     assert all(isinstance(version, str) for version in module.fingerprint().values())
     parameters = {
         function: [parameter.strip("_") for parameter in inspect.signature(getattr(module, function)).parameters]
-        for function in ("why_not", "build", "load")
+        for function in ("why_not", "unverifiable", "build", "load")
     }
     assert parameters == {
         "why_not": ["target", "precision"],
+        "unverifiable": ["target"],
         "build": ["model", "precision", "options", "folder"],
         "load": ["folder", "session"],
     }
@@ -182,9 +182,9 @@ def test_the_skeletons_of_contributing_keep_the_contracts(conv_model: ir.Model) 
     real = plugins.load("backends", "null")
     backend: dict[str, Any] = {"__name__": "planc.compiler.backends.x", "__package__": "planc.compiler.backends"}
     exec(a_backend, backend)
-    assert isinstance(backend["VERIFIABLE"], bool)
+    assert backend["unverifiable"](find_target("null")) is None
     assert set(Precision) >= backend["LOWERED"]
-    for name in ("why_not", "fingerprint", "build", "load"):
+    for name in ("why_not", "unverifiable", "fingerprint", "build", "load"):
         parameters = [one.strip("_") for one in inspect.signature(backend[name]).parameters]
         assert parameters == [one.strip("_") for one in inspect.signature(getattr(real, name)).parameters]
     assert backend["why_not"](find_target("null"), Precision.FP32) is None

@@ -1,4 +1,4 @@
-"""One file per backend, with `Options`, `why_not`, `fingerprint`, `build` and `load`: see CONTRIBUTING.md."""
+"""One file per backend: `Options` and functions that tell, build and load. See CONTRIBUTING.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -10,7 +10,6 @@ from ..errors import Unavailable
 from ..target import Precision, Target
 from . import Built
 
-VERIFIABLE = False
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 
 
@@ -22,6 +21,11 @@ class Options:
 def why_not(_target: Target, _precision: Precision) -> str | None:
     """Returns why this backend cannot do the precision; None where it can."""
     return None
+
+
+def unverifiable(target: Target) -> str | None:
+    """Returns why this machine cannot run what `build` writes."""
+    return f"the {target.name} target executes nothing"
 
 
 def fingerprint() -> dict[str, str]:

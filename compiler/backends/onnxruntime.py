@@ -1,12 +1,12 @@
 """ONNX Runtime on the CPU: the graph is optimized once, at build time, and loads with optimization off."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
+from .._ort import runner, runtime
 from ..artifact import Runner
 from ..errors import BuildFailed
 from ..target import Precision, Target
@@ -15,7 +15,6 @@ from . import Built
 if TYPE_CHECKING:
     import onnx
 
-VERIFIABLE = True
 LOWERED = frozenset({Precision.INT8})
 PAYLOAD = "model.onnx"
 _INTEGER_PRODUCTS = {
@@ -46,6 +45,11 @@ def why_not(_target: Target, precision: Precision) -> str | None:
     return None if host.version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
 
 
+def unverifiable(_target: Target) -> str | None:
+    """Returns why this machine cannot run what `build` writes; None where it can."""
+    return None
+
+
 def fingerprint() -> dict[str, str]:
     """Versions of the tools that touch the payload."""
     return {"onnxruntime": host.version("onnxruntime") or ""}
@@ -60,7 +64,7 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     from .. import protos, storage
     from ..graph import precision_counts
 
-    ort = _runtime()
+    ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     settings.optimized_model_filepath = str(folder / PAYLOAD)
@@ -104,7 +108,7 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     Raises:
         BuildFailed: ONNX Runtime cannot load it.
     """
-    ort = _runtime()
+    ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = session["intra_op_num_threads"]
@@ -112,13 +116,4 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         loaded = ort.InferenceSession(str(folder / PAYLOAD), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load {folder / PAYLOAD}: {error}") from error
-    names = [value.name for value in loaded.get_inputs()]
-    return lambda arrays: loaded.run(None, dict(zip(names, arrays, strict=True)))
-
-
-def _runtime() -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 writes files into the user's cache on import without it
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
+    return runner(loaded)

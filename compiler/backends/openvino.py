@@ -16,7 +16,6 @@ from . import Built
 if TYPE_CHECKING:
     import numpy as np
 
-VERIFIABLE = True
 LOWERED = frozenset({Precision.INT8})  # 16 bits are its own business
 PAYLOAD = "model.xml"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
@@ -57,6 +56,11 @@ def why_not(_target: Target, precision: Precision) -> str | None:
         return "openvino is not installed: pip install 'planc[openvino]'"
     if precision is Precision.BF16 and not host.has_bf16():
         return f"this CPU ({host.cpu_name()}) has no amx_bf16 or avx512_bf16: OpenVINO would silently run f32"
+    return None
+
+
+def unverifiable(_target: Target) -> str | None:
+    """Returns why this machine cannot run what `build` writes; None where it can."""
     return None
 
 
