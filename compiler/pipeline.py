@@ -521,7 +521,11 @@ def _verify(work: Work, emit: Emit) -> None:
             )
         manifest["verification"] = {"reference": _reference_of(work), **result}
     else:
-        manifest["verification"] = {"passed": None, "reference": _reference_of(work), "reason": unverifiable}
+        manifest["verification"] = {
+            "passed": None,
+            "reference": _reference_of(work),
+            "reason": f"built, not executed here: {unverifiable}",
+        }
     manifest["verification"]["golden_points"] = [one.label for one in kept]
     if work.table is not None:
         work.table.save(work.payload / artifact.RANGES)
@@ -565,6 +569,7 @@ def _manifest(work: Work) -> dict[str, Any]:
         "passes_skipped": work.optimized.skipped,
         "requested_precision": str(job.precision),
         "effective_precision": dict(work.built.effective_precision),
+        "placement": dict(work.built.placement),
         "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),

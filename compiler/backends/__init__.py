@@ -13,8 +13,10 @@ class Built:
         session: settings that `load` takes; they are part of the artifact.
         effective_precision: counted from the graph or the engine.
         requires: facts of a machine without which the payload must not run.
+        placement: where a runtime hands nodes to providers, which of them run where; empty where it was not loaded.
     """
 
     session: Mapping[str, Any]
     effective_precision: Mapping[str, Any]
     requires: Mapping[str, str] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)
