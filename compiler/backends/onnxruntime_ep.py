@@ -91,19 +91,19 @@ class Provider:
     """What planc knows of an execution provider.
 
     Attributes:
-        name: as ONNX Runtime calls it.
-        package: the distribution that brings it.
+        name: as ONNX Runtime calls it; a plugin may call itself otherwise from one version to the next.
+        packages: distributions of which one brings it; the first is the one to install.
         install: what to type where it is missing.
         needs: the machine that it runs on.
         settings: its own options for a precision.
         refused: precisions that it does not run, with the reason.
         gpu: whether it runs on an NVIDIA GPU; else on the CPU.
-        plugin: module with `get_library_path()`; empty where the provider is part of an ONNX Runtime.
+        plugin: module with `get_ep_name()` and `get_library_path()`; empty where it is part of an ONNX Runtime.
         compiles: whether it can write what it compiled into the payload.
     """
 
     name: str
-    package: str
+    packages: tuple[str, ...]
     install: str
     needs: str
     settings: Callable[[Precision, Options], Mapping[str, str]] = lambda _precision, _options: {}
@@ -130,12 +130,12 @@ def _openvino(_precision: Precision, options: Options) -> Mapping[str, str]:
     return {"load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32", **threads}})}
 
 
-_OWN_RUNTIME = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"  # both are the module `onnxruntime`
+_OWN_RUNTIME = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"  # both are one module
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType({
     "cuda": Provider(
         name="CUDAExecutionProvider",
-        package="onnxruntime-gpu",
+        packages=("onnxruntime-gpu",),
         install=_OWN_RUNTIME,
         needs="an NVIDIA GPU",
         settings=_cuda,
@@ -144,21 +144,21 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType({
     ),
     "tensorrt": Provider(
         name="TensorrtExecutionProvider",
-        package="onnxruntime-gpu",
+        packages=("onnxruntime-gpu",),
         install=f"{_OWN_RUNTIME} tensorrt",
         needs="an NVIDIA GPU",
         settings=_tensorrt,
     ),
     "tensorrt-rtx": Provider(
-        name="nv_tensorrt_rtx",
-        package="onnxruntime-ep-nv-tensorrt-rtx-cu12",
+        name="NvTensorRTRTXExecutionProvider",
+        packages=("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
         install="pip install 'planc[onnxruntime-tensorrt-rtx]'",
         needs="an NVIDIA RTX GPU",
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
     ),
     "openvino": Provider(
         name="OpenVINOExecutionProvider",
-        package="onnxruntime-ep-openvino",
+        packages=("onnxruntime-ep-openvino",),
         install="pip install 'planc[onnxruntime-openvino]'",
         needs="an Intel CPU",
         settings=_openvino,
@@ -188,7 +188,7 @@ def unverifiable(target: Target) -> str | None:
 
 def fingerprint() -> dict[str, str]:
     """Versions of the tools that touch the payload."""
-    packages = ("onnxruntime", *sorted({one.package for one in PROVIDERS.values()}))
+    packages = ("onnxruntime", *sorted({name for one in PROVIDERS.values() for name in one.packages}))
     return {name: version for name in packages if (version := host.version(name))}
 
 
@@ -246,29 +246,32 @@ def _unavailable(what: str, provider: Provider, missing: str) -> Unavailable:
 
 def _missing(provider: Provider) -> str | None:
     """Returns why this machine cannot run the provider; None where it can."""
-    if not host.version(provider.package):
-        return f"{provider.package} is not installed"
+    package = next((name for name in provider.packages if host.version(name)), None)
+    if package is None:
+        return f"{provider.packages[0]} is not installed"
     if provider.gpu and not host.gpus():
         return "there is no NVIDIA GPU here"
     try:
         offered = _devices(provider) if provider.plugin else provider.name in runtime().get_available_providers()
     except Exception as error:
-        return f"ONNX Runtime cannot load {provider.package}: {one_line(words_of(error))}"
-    return None if offered else f"{provider.package} offers no device on this machine ({host.cpu_name()})"
+        return f"ONNX Runtime cannot load {package}: {one_line(words_of(error))}"
+    return None if offered else f"{package} offers no device on this machine ({host.cpu_name()})"
 
 
 def _devices(provider: Provider) -> list[Any]:
     """Returns the devices of a plugin."""
     ort = runtime()
-    _register(provider.name, provider.plugin)
+    name = _register(provider.plugin)
     kind = ort.OrtHardwareDeviceType.GPU if provider.gpu else ort.OrtHardwareDeviceType.CPU
-    return [one for one in ort.get_ep_devices() if one.ep_name == provider.name and one.device.type == kind]
+    return [one for one in ort.get_ep_devices() if one.ep_name == name and one.device.type == kind]
 
 
 @cache
-def _register(name: str, plugin: str) -> None:
-    """Loads a plugin's library; a second time would be an error."""
-    runtime().register_execution_provider_library(name, import_module(plugin).get_library_path())
+def _register(plugin: str) -> str:
+    """Loads a plugin's library, where a second time would be an error, and returns the name of its provider."""
+    module = import_module(plugin)
+    runtime().register_execution_provider_library(module.get_ep_name(), module.get_library_path())
+    return str(module.get_ep_name())
 
 
 def _compile(model: Path, payload: Path, session: Mapping[str, Any]) -> Any:
@@ -283,28 +286,35 @@ def _compile(model: Path, payload: Path, session: Mapping[str, Any]) -> Any:
 
 def _open(model: Path, session: Mapping[str, Any], entries: Mapping[str, str] | None = None) -> Any:
     """Opens a session in which the provider runs all nodes, or all that it can where that is allowed."""
-    ort = runtime()
     provider = PROVIDERS[session["provider"]]
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = getattr(
-        ort.GraphOptimizationLevel, f"ORT_{_LEVELS[session['graph_optimization']]}"
-    )
-    settings.intra_op_num_threads = session["threads"]
-    settings.enable_cpu_mem_arena = session["arena"]
-    for name, value in {"session.record_ep_graph_assignment_info": "1", **(entries or {})}.items():
-        settings.add_session_config_entry(name, value)
-    own = dict(session["provider_options"])
+    settings, own = _settings(session, entries or {}), dict(session["provider_options"])
+    providers = [] if provider.plugin else [(provider.name, own)]
     if provider.plugin:
         settings.add_provider_for_devices([_device(provider, session["device_id"])], own)
-    providers = [] if provider.plugin else [(provider.name, own)]
+    elif provider.gpu:
+        runtime().preload_dlls()  # CUDA and cuDNN where pip put them
     try:
-        opened = ort.InferenceSession(str(model), settings, providers=providers, enable_fallback=0)
+        opened = runtime().InferenceSession(str(model), settings, providers=providers, enable_fallback=0)
     except Exception as error:
         raise BuildFailed(f"{provider.name} refuses the graph: {error}") from error
+    if not provider.plugin and provider.name not in opened.get_providers():  # it goes on without, and only logs it
+        raise _unavailable("a session opens", provider, "ONNX Runtime cannot start it")
     placement = _placement(opened, provider)
     if placement["fallback"] and not session["allow_fallback"]:
         raise BuildFailed(_told(placement), hint="Add --allow-fallback if other providers may run them")
     return opened
+
+
+def _settings(session: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
+    ort = runtime()
+    settings = ort.SessionOptions()
+    level = f"ORT_{_LEVELS[session['graph_optimization']]}"
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    settings.intra_op_num_threads = session["threads"]
+    settings.enable_cpu_mem_arena = session["arena"]
+    for name, value in {"session.record_ep_graph_assignment_info": "1", **entries}.items():
+        settings.add_session_config_entry(name, value)
+    return settings
 
 
 def _device(provider: Provider, index: int) -> Any:
@@ -318,17 +328,16 @@ def _device(provider: Provider, index: int) -> Any:
 
 def _placement(session: Any, provider: Provider) -> dict[str, Any]:
     """Counts the nodes of a session by the provider that runs them, and names those of other providers."""
+    own = _register(provider.plugin) if provider.plugin else provider.name
     placed = [
         (group.ep_name, node) for group in session.get_provider_graph_assignment_info() for node in group.get_nodes()
     ]
     counts = Counter(name for name, _ in placed)
     return {
-        "provider": provider.name,
-        "share": round(counts[provider.name] / len(placed), 4) if placed else 1.0,
+        "provider": own,
+        "share": round(counts[own] / len(placed), 4) if placed else 1.0,
         "nodes": dict(sorted(counts.items())),
-        "fallback": [
-            {"name": node.name, "op": node.op_type, "provider": name} for name, node in placed if name != provider.name
-        ],
+        "fallback": [{"name": node.name, "op": node.op_type, "provider": name} for name, node in placed if name != own],
     }
 
 

@@ -41,7 +41,7 @@ def openvino() -> None:
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """`cuda` is a provider that takes every node, and `tensorrt` one that takes none."""
-    here = replace(backend.PROVIDERS["cuda"], package="onnxruntime", settings=lambda *_: {}, gpu=False)
+    here = replace(backend.PROVIDERS["cuda"], packages=("onnxruntime",), settings=lambda *_: {}, gpu=False)
     every, none = (replace(here, name=f"{name}ExecutionProvider") for name in ("CPU", "Azure"))
     monkeypatch.setattr(backend, "PROVIDERS", {"cuda": every, "tensorrt": none})
 
@@ -174,7 +174,7 @@ def test_why_it_does_not_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, rtx = find_target("onnxruntime-cuda"), find_target("onnxruntime-tensorrt-rtx")
     monkeypatch.setattr(host, "version", lambda _name: None)
     assert "onnxruntime-gpu is not installed" in str(backend.unverifiable(cuda))
-    assert "pip install onnxruntime-gpu" in str(backend.unverifiable(cuda))
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(backend.unverifiable(cuda))
     monkeypatch.setattr(host, "version", lambda _name: "1.0")
     monkeypatch.setattr(host, "gpus", list)
     assert "no NVIDIA GPU here" in str(backend.unverifiable(cuda))
@@ -202,7 +202,7 @@ def test_without_the_provider_it_is_built_and_not_run(
     for words in (("verify", "art"), ("run", "art", "--inputs", "x.npz")):
         stopped = planc(*words, cwd=tmp_path, expect=3)
         assert "CUDAExecutionProvider" in stopped.stderr
-        assert "pip install onnxruntime-gpu" in stopped.stderr
+        assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in stopped.stderr
     with pytest.raises(Unavailable):
         package.load(tmp_path / "art")
 
@@ -215,7 +215,7 @@ def test_an_engine_needs_the_provider_before_any_work(
     words = ("compile", workshop / "conv.onnx", *SIZES, "-t", "onnxruntime-tensorrt", "-O", "ep_context=true")
     stopped = planc(*words, "-o", "art", cwd=tmp_path, expect=3)
     assert len(stopped.stderr.splitlines()) == 1, "no stage ran"
-    assert "pip install onnxruntime-gpu tensorrt" in stopped.stderr
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt" in stopped.stderr
 
 
 def test_a_target_without_providers_has_no_fallback(workshop: Path, tmp_path: Path, planc: Callable[..., Any]) -> None:
