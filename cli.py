@@ -540,11 +540,30 @@ def targets(output_format: Format = "text", debug: Debug = False) -> None:
 
 
 @app.command()
-def doctor(output_format: Format = "text", debug: Debug = False) -> None:
-    """Show what is installed, what this machine has, and what it can build and run."""
+def doctor(
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="MODEL.onnx", help="Ask TARGET's parser which nodes it refuses.")
+    ] = None,
+    target: Target = "",
+    dims: Dims = [],  # noqa: B006
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Show what is installed and what this machine can build and run, or whether a target takes a model."""
     _set_up(output_format, debug)
     from .compiler import doctor as examiner
+    from .compiler import shapes
 
+    if bool(model) != bool(target):
+        raise UsageError("--model and --target go together", hint="planc doctor --model m.onnx -t tensorrt-rtx:sm89")
+    if model:
+        with _Progress() as progress:
+            limits = _limits(None, time_limit, memory_limit)
+            answer = examiner.check(model, target, list(map(shapes.parse_dim, dims)), limits=limits, on_event=progress)
+        _print_answer(model, answer, output_format)
+        raise typer.Exit(0 if answer["supported"] else 1)
     facts = examiner.examine()
     if output_format == "json":
         _print_json(facts)
@@ -576,6 +595,17 @@ def top(
             if number:
                 print(f"{name} {number}")
         raise typer.Exit
+
+
+def _print_answer(model: Path, answer: dict[str, Any], output_format: str) -> None:
+    if output_format == "json":
+        _print_json(answer)
+        return
+    count = len(answer["refused"])
+    print(f"{answer['target']} takes {model}" if not count else f"{answer['target']} does not take {model}")
+    for one in answer["refused"]:
+        origin = f" (from {one['origin']})" if one["origin"] else ""
+        print(f"  {one['operator']} {one['name']!r}{origin}: {one['reason']}" if one["name"] else f"  {one['reason']}")
 
 
 class _Progress:
@@ -698,7 +728,8 @@ def _print_change(name: str, before: object, after: object) -> None:
 
 def _verification_lines(result: dict[str, Any]) -> list[str]:
     if result["passed"] is None:
-        return [f"not verified: {result['reason']}"]
+        told = [f"{result['reason']}. To complete it: {result['complete_with']}"]
+        return told + [f"  its graph, in ONNX Runtime: {line}" for line in _verification_lines(result["graph"])]
     lines = [f"verified against {result['reference']}" if result["passed"] else f"differs from {result['reference']}"]
     for label, outputs in result["points"].items():
         for name, metrics in outputs.items():

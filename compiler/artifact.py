@@ -1,4 +1,4 @@
-"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, `report.json`. `load(path)` gives a session."""
+"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, reports. `load(path)` gives a session."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,9 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 RANGES = "ranges.json"
 REPORT = "report.json"
+LOG = "build.log"
+_UNSEALED = (MANIFEST, REPORT, LOG)
+"""Files that the manifest does not vouch for: they tell of the build."""
 
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
 
@@ -52,7 +55,9 @@ class Artifact:
     def dims(self) -> tuple[Dim, ...]:
         """Sizes of the named dimensions."""
         dims = self.manifest["job"]["dims"]
-        return tuple(Dim(name, tuple(facts["sizes"]), facts["opt"]) for name, facts in dims.items())
+        return tuple(
+            Dim(name, tuple(facts["sizes"]), facts["opt"], facts.get("choice", False)) for name, facts in dims.items()
+        )
 
     def damage(self) -> list[str]:
         """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
@@ -197,11 +202,44 @@ def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Adds `files` (SHA-256 and bytes of all that lies in `folder`) to the manifest and writes it; returns it."""
-    names = sorted(file.name for file in folder.iterdir() if file.name not in (MANIFEST, REPORT))
+    names = sorted(file.name for file in folder.iterdir() if file.name not in _UNSEALED)
     facts = {name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": facts}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+    (folder / MANIFEST).write_text(_json(whole))
     return whole
+
+
+def not_executed(reason: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a payload that this machine cannot execute.
+
+    Args:
+        reason: why it cannot.
+        graph: how the graph that was compiled compares to the reference, in ONNX Runtime.
+    """
+    return {
+        "passed": None,
+        "reason": f"built, not executed here: {reason}",
+        "complete_with": "planc verify ARTIFACT, on a machine that has what it runs on",
+        "reference": graph["reference"],
+        "tolerance": graph["tolerance"],
+        "graph": graph,
+    }
+
+
+def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
+    """Adds to the manifest that the payload was executed after all, and where.
+
+    Args:
+        artifact: that was built on a machine that could not execute it.
+        result: of its verification on this one.
+    """
+    said = artifact.manifest["verification"]
+    left = {name: said[name] for name in ("reference", "graph", "golden_points") if name in said}
+    where = {"cpu": host.cpu_name(), "gpus": host.gpus()}
+    manifest = {**artifact.manifest, "verification": {**left, **result, "executed_on": where}}
+    with files.staging(artifact.path / MANIFEST) as folder:
+        (folder / MANIFEST).write_text(_json(manifest))
+        (folder / MANIFEST).replace(artifact.path / MANIFEST)
 
 
 def require_replaceable(final: Path) -> None:
@@ -216,13 +254,17 @@ def require_replaceable(final: Path) -> None:
         raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
 
 
+def _json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether the folder holds an artifact and nothing else: what planc replaces, it deletes."""
     try:
         made = read(folder)
     except UsageError:
         return False
-    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], MANIFEST, REPORT}
+    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], *_UNSEALED}
 
 
 def same_content(old: Path, new: Mapping[str, Any]) -> bool:
@@ -281,7 +323,9 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     measured = {"points", "failures"}
     verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
-    return {**manifest, "verification": verification}
+    named = manifest.get("semantic_sha256", {})
+    sealed = {name: named.get(name) or facts for name, facts in manifest["files"].items()}
+    return {**manifest, "verification": verification, "files": sealed}
 
 
 def _is_empty(folder: Path) -> bool:

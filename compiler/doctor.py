@@ -1,9 +1,17 @@
 """What is installed, what this machine has, and which targets it can build and run."""
 
-from typing import Any
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import host, plugins, target
+from .errors import Unavailable, UsageError
+from .shapes import Dim
 from .target import Precision, Target
+
+if TYPE_CHECKING:
+    from .worker import Emit, Limits
 
 PACKAGES = (
     "planc", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino",
@@ -55,8 +63,56 @@ def describe(one: Target) -> dict[str, Any]:
     }
 
 
+def check(
+    model: Path, name: str, dims: Sequence[Dim], *, limits: "Limits", on_event: "Emit | None" = None
+) -> dict[str, Any]:
+    """Asks a target which nodes of an ONNX file it refuses after planc's passes; nothing is written.
+
+    Dimensions without sizes are 1.
+
+    Returns:
+        `supported`, and `refused`: name, operator, reason and origin of each node.
+
+    Raises:
+        UsageError: the target has no parser that can be asked, or the file is no model.
+        Unavailable: the parser is not installed.
+        BuildFailed: the parser died.
+    """
+    from . import files, optimize, worker
+
+    one = target.find_target(name)
+    files.require_file(model)
+    if not hasattr(plugins.load("backends", one.backend), "unsupported"):
+        raise UsageError(f"{name} cannot be asked without building", hint=f"planc compile {model} -t {name} -o DIR")
+    if reason := _why_not(one, Precision.FP32):
+        raise Unavailable(f"{name} cannot be asked here: {reason}", hint="See planc doctor")
+    with tempfile.TemporaryDirectory() as made:
+        graph = Path(made) / "model.onnx"
+        report = optimize.optimize(
+            model, graph, optimize.Recipe(family=one.family, keep_origin=True), limits=limits, on_event=on_event
+        )
+        refused = worker.call(_refused, graph, one, tuple(dims), limits=limits, on_event=on_event)
+    return {"target": name, "supported": not refused, "refused": refused, "passes_skipped": report.skipped}
+
+
+def _refused(graph: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -> list[dict[str, str]]:
+    from . import storage
+    from .backends import Request
+    from .frontends._graph import input_specs
+
+    emit("stage", "check")
+    backend = plugins.load("backends", one.backend)
+    inputs = input_specs(storage.load(graph))
+    known = {dim.name for dim in dims}
+    names = {name: None for spec in inputs for name in spec.symbols if name not in known}
+    sizes = (*dims, *(Dim(name, (1,), 1) for name in names))
+    request = Request(graph, Precision.FP32, backend.Options(), graph.parent, one, tuple(inputs), sizes)
+    return [vars(node) for node in backend.unsupported(request)]
+
+
 def _why_not(one: Target, precision: Precision) -> str | None:
-    reason: str | None = plugins.load("backends", one.backend).why_not(one, precision)
+    backend = plugins.load("backends", one.backend)
+    reason: str | None = backend.why_not(one, precision, backend.Options())
     return reason
 
 

@@ -1,11 +1,29 @@
 """bfloat16 on a CPU without kernels for it: computed in float32, each result rounded to what bfloat16 holds."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from ..passes import all_graphs, all_values
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _BF16 = ir.DataType.BFLOAT16
 _TYPES = ("to", "dtype", "output_dtype")
+
+
+def runner(path: Path) -> "Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]":
+    """Returns a function from inputs by name to outputs by name; writes a file beside a graph that has bfloat16."""
+    from . import reference, storage
+
+    model = storage.load(path)
+    if any(value.dtype is _BF16 for value in all_values(model)):
+        path = path.with_name(f"{path.stem}.wide.onnx")
+        storage.save(widen(model), path)
+    return reference.runner(path)
 
 
 def widen(model: ir.Model) -> ir.Model:

@@ -52,6 +52,10 @@ class BuildFailed(PlancError):
     stage = ""
 
 
+class WorkerDied(BuildFailed):
+    """A worker was killed, crashed, or passed a limit: it could not say why."""
+
+
 class IOFailed(PlancError):
     """Disk full, no permission, broken store."""
 

@@ -314,17 +314,17 @@ class _Trial:
 
     def _backend(self, path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         backend = plugins.load("backends", self.job.target.backend)
-        if backend.unverifiable(self.job.target) is not None:
+        if not backend.TRIALS:
             return _plain(path)
         with tempfile.TemporaryDirectory(dir=self.place) as made:
-            built = backend.build(path, self.job.precision, recipe.backend_options(self.job), Path(made))
+            built = backend.build(recipe.request(self.job, path, Path(made)))
             run = backend.load(Path(made), built.session)
         inputs, outputs = list(self.data.feeds[0]), list(self.data.references[0])
         return lambda feed: dict(zip(outputs, run([feed[name] for name in inputs]), strict=True))
 
 
 def _plain(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    from .reference import runner
+    from .emulate import runner
 
     return runner(path)
 

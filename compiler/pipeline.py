@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
-from .errors import BuildFailed, GateFailed, PlancError, UsageError
+from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
 from .recipe import Job, Source
 from .target import Precision
 from .worker import Emit, Limits
@@ -179,13 +179,25 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
 
 
 def _attempt(work: Work, limits: Limits, on_event: Emit | None, skipped: dict[str, str]) -> Work:
-    return worker.call(
-        run_stages,
-        replace(work, skipped=skipped),
-        ("optimize", "calibrate", "lower", "build", "verify"),
-        limits=limits,
-        on_event=on_event,
-    )
+    try:
+        return worker.call(
+            run_stages,
+            replace(work, skipped=skipped),
+            ("optimize", "calibrate", "lower", "build", "verify"),
+            limits=replace(limits, steady=_backend(work).STEADY),
+            on_event=on_event,
+        )
+    except WorkerDied as error:
+        raise _with_last_words(error, work.payload / artifact.LOG) from error
+
+
+def _with_last_words(error: WorkerDied, log: Path) -> BuildFailed:
+    """The error, and how the log of the backend ends, where it has one."""
+    if not log.exists() or not (lines := log.read_text(errors="replace").strip().splitlines()):
+        return error
+    told = BuildFailed(f"{error.what}; its log ends: {' | '.join(lines[-3:])}", hint=error.hint)
+    told.stage = error.stage
+    return told
 
 
 def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
@@ -319,33 +331,25 @@ def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_
 
 def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     """Writes the lowered graph and holds it against the reference (in a worker)."""
-    from . import golden, reference, storage, verify
+    from ..passes import StripMetadata
+    from . import emulate, golden, storage, verify
 
     emit("stage", "write")
     with files.telling(out.parent):
-        optimize.write(storage.load(work.source), out, embed=True)
+        model = storage.load(work.source)
+        StripMetadata()(model)
+        optimize.write(model, out, embed=True)
     emit("stage", "verify")
     if work.job.precision is Precision.BF16:
         emit(
             "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
         )
-    run = reference.runner(_runnable(work, out))
+    run = emulate.runner(out)
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
     if not result["passed"]:
         raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
     return result
-
-
-def _runnable(work: Work, lowered: Path) -> Path:
-    """Returns the graph, or where it is in bfloat16 one in float32 that rounds."""
-    if work.job.precision is not Precision.BF16:
-        return lowered
-    from . import emulate, storage
-
-    path = work.folder / "emulated.onnx"
-    storage.save(emulate.widen(storage.load(lowered)), path)
-    return path
 
 
 def bisect_file(
@@ -435,7 +439,7 @@ def _optimize(work: Work, emit: Emit) -> None:
         return
     family = optimize.Recipe(
         family=work.job.target.family,
-        keep_origin=_is_lowered(work),  # until it is lowered: layers are named after their modules
+        keep_origin=_is_lowered(work) or _backend(work).ORIGINS,  # layers are named after their modules
         trusted=work.job.source.frontend == "torch",
         own=True,
     )
@@ -480,15 +484,18 @@ def _lower(work: Work, emit: Emit) -> None:
 
 def _is_lowered(work: Work) -> bool:
     """Whether the precision is laid down in the graph before the backend sees it."""
-    return work.job.precision in plugins.load("backends", work.job.target.backend).LOWERED
+    return work.job.precision in _backend(work).LOWERED
+
+
+def _backend(work: Work) -> Any:
+    return plugins.load("backends", work.job.target.backend)
 
 
 def _build(work: Work, emit: Emit) -> None:
     emit("stage", "build")
-    backend = plugins.load("backends", work.job.target.backend)
-    options = recipe.backend_options(work.job)
     work.payload.mkdir()
-    work.built = backend.build(work.source, work.job.precision, options, work.payload)
+    request = recipe.request(work.job, work.source, work.payload, inputs=work.model.inputs, dims=work.model.dims)
+    work.built = _backend(work).build(request)
     products = work.built.effective_precision.get("products", {})
     wanted = work.lowered.effect.get("int8", {}).get("nodes", 0) if work.lowered else 0
     if 0 < products.get("int8", wanted) < wanted:
@@ -505,27 +512,23 @@ def _verify(work: Work, emit: Emit) -> None:
     kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
     manifest = _manifest(work)
-    backend = plugins.load("backends", work.job.target.backend)
-    unverifiable = backend.unverifiable(work.job.target)
-    if unverifiable is None:
-        made = artifact.write_manifest(work.payload, manifest)
-        result = verify.verify(
-            artifact.session(Artifact(work.payload, made)),
-            goldens,
-            verify.tolerance(work.job.precision, work.job.tolerance),
+    bounds = verify.tolerance(work.job.precision, work.job.tolerance)
+    reason = _backend(work).unverifiable(work.job.target)
+    if reason is None:
+        session: Callable[..., Mapping[str, Any]] = artifact.session(
+            Artifact(work.payload, artifact.write_manifest(work.payload, manifest))
         )
-        if not result["passed"]:
-            raise GateFailed(
-                _difference(work.job.target.name, work.model, result),
-                hint=_LOOSEN,
-            )
-        manifest["verification"] = {"reference": _reference_of(work), **result}
-    else:
-        manifest["verification"] = {
-            "passed": None,
-            "reference": _reference_of(work),
-            "reason": f"built, not executed here: {unverifiable}",
-        }
+        what = work.job.target.name
+    else:  # its graph, then
+        from . import emulate
+
+        run = emulate.runner(work.source)
+        session, what = lambda **inputs: run(inputs), "the graph that was compiled"
+    result = verify.verify(session, goldens, bounds)
+    if not result["passed"]:
+        raise GateFailed(_difference(what, work.model, result), hint=_LOOSEN)
+    said = {"reference": _reference_of(work), **result}
+    manifest["verification"] = said if reason is None else artifact.not_executed(reason, said)
     manifest["verification"]["golden_points"] = [one.label for one in kept]
     if work.table is not None:
         work.table.save(work.payload / artifact.RANGES)
@@ -543,7 +546,6 @@ def _manifest(work: Work) -> dict[str, Any]:
     job, model = work.job, work.model
     assert work.built
     assert work.optimized
-    backend = plugins.load("backends", job.target.backend)
     return {
         "planc": host.version(_PLANC),
         "job": {
@@ -552,9 +554,15 @@ def _manifest(work: Work) -> dict[str, Any]:
             "target": job.target.name,
             "chosen_for": job.chosen_for,
             "precision": str(job.precision),
-            "options": vars(recipe.backend_options(job)),
+            "options": _shown(recipe.backend_options(job)),
             "dims": {
-                dim.name: {"min": dim.min, "opt": dim.opt, "max": dim.max, "sizes": list(dim.sizes)}
+                dim.name: {
+                    "min": dim.min,
+                    "opt": dim.opt,
+                    "max": dim.max,
+                    "sizes": list(dim.sizes),
+                    "choice": dim.choice,
+                }
                 for dim in model.dims
             },
         },
@@ -573,14 +581,20 @@ def _manifest(work: Work) -> dict[str, Any]:
         "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),
+        "semantic_sha256": dict(work.built.semantic_sha256),
         "host": {"cpu": host.cpu_name(), "cpu_flags": sorted(host.cpu_flags())},
         "versions": {
             **model.versions,
             "onnx-ir": host.version("onnx-ir"),
             "onnxscript": host.version("onnxscript"),
-            **backend.fingerprint(),
+            **_backend(work).fingerprint(),
         },
     }
+
+
+def _shown(options: Any) -> dict[str, Any]:
+    """Options as the manifest has them: files by their names."""
+    return {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
 def _quantization(work: Work) -> dict[str, Any]:

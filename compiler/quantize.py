@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host
+from . import host, plugins
 from .errors import BuildFailed, UsageError
-from .recipe import Job
+from .recipe import Job, backend_options
 from .shapes import Dim
 from .target import Precision
 
@@ -33,6 +33,8 @@ class Lowering:
         weight_bits: 8, or 7 for x86 without VNNI.
         sizes: of the symbolic dimensions at the point "opt".
         dynamic: whether activations are quantized by the range that they have when they come.
+        around: INT8: what the rest of the graph computes in.
+        keep_origin: whether nodes keep the path of the PyTorch module that they came from.
     """
 
     scheme: str
@@ -42,6 +44,8 @@ class Lowering:
     weight_bits: int = 8
     sizes: Mapping[str, int] = field(default_factory=dict)
     dynamic: bool = False
+    around: Precision = Precision.FP32
+    keep_origin: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
+    backend = plugins.load("backends", job.target.backend)
     return Lowering(
         scheme=scheme,
         precision=job.precision,
@@ -114,6 +119,8 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
         weight_bits=7 if narrow else 8,
         sizes=sizes,
         dynamic=quantization.dynamic,
+        around=backend.around(job.target, backend_options(job)) if hasattr(backend, "around") else Precision.FP32,
+        keep_origin=backend.ORIGINS,
     )
 
 
@@ -148,6 +155,8 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     if how.precision is Precision.INT8:
         layers += _quantize_embeddings(model, how)
         RemoveUnused()(model)  # the weights in floating point
+        if how.around is not Precision.FP32:
+            _to_half(model, replace(how, precision=how.around), table)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if _NAMES[how.precision] not in counts:
@@ -157,7 +166,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
             + ("; ".join(reasons[:3]) or f"the graph has no matrix product{'' if how.dynamic else ' or convolution'}"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )
-    StripMetadata()(model)
+    StripMetadata(keep_origin=how.keep_origin)(model)
     storage.save(model, out)
     return Lowered(counts, [asdict(layer) for layer in layers], smoothed)
 

@@ -138,7 +138,7 @@ class Job:
     @property
     def id(self) -> str:
         """Such as `resnet50-openvino-cpu-fp32`."""
-        return f"{self.source.name}-{self.target.name}-{self.precision}"
+        return f"{self.source.name}-{self.target.name.replace(':', '-')}-{self.precision}"
 
 
 def source(
@@ -397,7 +397,9 @@ def candidates(job: Job) -> list[Job]:
     else:
         jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
     reasons = {
-        one.target.name: plugins.load("backends", one.target.backend).why_not(one.target, one.precision)
+        one.target.name: plugins.load("backends", one.target.backend).why_not(
+            one.target, one.precision, backend_options(one)
+        )
         or _why_not_dynamic(one)
         for one in jobs
     }
@@ -432,6 +434,13 @@ def backend_options(job: Job) -> Any:
             raise UsageError(f"-O {name}: {job.target.name} has no such option", hint=did_you_mean(name, known))
         values[name] = _typed(name, str(known[name]), str(value))
     return cls(**values)
+
+
+def request(job: Job, graph: Path, folder: Path, *, inputs: Sequence[TensorSpec] = (), dims: Sequence[Dim] = ()) -> Any:
+    """Returns what the job's backend is asked to build from the ONNX file `graph` in `folder`."""
+    from .backends import Request
+
+    return Request(graph, job.precision, backend_options(job), folder, job.target, tuple(inputs), tuple(dims))
 
 
 def bytes_of(text: str) -> int:
@@ -476,6 +485,8 @@ def _typed(name: str, kind: str, text: str) -> Any:
         return int(text)
     if kind == "str":
         return text
+    if kind.startswith(("pathlib.Path", "Path")):
+        return Path(text)
     raise UsageError(
         f"-O {name}={text}: not of type {kind}", hint=f"Write -O {name}={'true' if kind == 'bool' else '1'}"
     )

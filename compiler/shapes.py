@@ -29,11 +29,13 @@ class Dim:
         name: symbol used in input shapes.
         sizes: ascending sizes that are proven; the first is the minimum, the last the maximum.
         opt: the size that matters most; latency is measured there.
+        choice: whether `sizes` are all that there are, as in `128|256`; else they are the ends and the best of a range.
     """
 
     name: str
     sizes: tuple[int, ...]
     opt: int
+    choice: bool = False
 
     @property
     def min(self) -> int:
@@ -141,7 +143,7 @@ def parse_dim(text: str) -> Dim:
             hint=f"Write --dim {name}=1..32@8, {name}=128|256 or {name}=8",
         )
     values = [int(size) for size in sizes]
-    return Dim(name, tuple(sorted(set(values))), values[0])
+    return Dim(name, tuple(sorted(set(values))), values[0], choice=len(set(values)) > 1)
 
 
 def check_dims(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> None:

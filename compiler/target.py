@@ -9,7 +9,11 @@ from pathlib import Path
 from .errors import UsageError, did_you_mean
 
 TARGETS = Path(__file__).parent / "targets"
-_KEYS = {"description", "backend", "family", "candidates", "options"}
+_KEYS = {"description", "backend", "family", "candidates", "options", "arch", "flavours", "memory_gb", "precisions"}
+COMPUTE_CAPABILITIES = (
+    "sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121",
+)  # fmt: skip
+"""Of the GPUs that TensorRT 10.13 and later and TensorRT-RTX 1.7 know."""
 
 
 class Precision(StrEnum):
@@ -32,6 +36,10 @@ class Target:
         family: key of the ordered pass list in `planc.passes.PRESETS`.
         candidates: names of targets that are built and measured; the fastest is kept.
         options: defaults of the backend's options.
+        arch: compute capabilities such as "sm89"; empty for what the library takes by itself, and for CPUs.
+        flavours: libraries that may build for it, the first that can is taken; empty where the backend is one library.
+        memory_gb: memory of the device in GB; 0 where it is not one device.
+        precisions: what its hardware computes in; empty for what its backend says.
     """
 
     name: str
@@ -40,6 +48,10 @@ class Target:
     family: str = "onnx"
     candidates: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    arch: tuple[str, ...] = ()
+    flavours: tuple[str, ...] = ()
+    memory_gb: int = 0
+    precisions: tuple[str, ...] = ()
 
 
 def target_names() -> list[str]:
@@ -48,20 +60,40 @@ def target_names() -> list[str]:
 
 
 def find_target(name: str) -> Target:
-    """Reads the target called `name`.
+    """Reads the target called `name`: that of a file, or with compute capabilities, as in `tensorrt-rtx:sm86+sm89`.
 
     Raises:
-        UsageError: there is no such target.
+        UsageError: there is no such target or compute capability.
     """
-    if name not in target_names():
+    stem, colon, arch = name.partition(":")
+    if stem not in target_names():
         raise UsageError(
             f"unknown target {name!r}",
-            hint=f"{did_you_mean(name, target_names())} `planc targets` lists them",
+            hint=f"{did_you_mean(stem, target_names())} `planc targets` lists them",
         )
-    facts = tomllib.loads((TARGETS / f"{name}.toml").read_text())
+    facts = tomllib.loads((TARGETS / f"{stem}.toml").read_text())
     if unknown := sorted(facts.keys() - _KEYS):
-        raise UsageError(f"target {name}: unknown key {unknown[0]!r}", hint=did_you_mean(unknown[0], _KEYS))
-    return Target(name=name, candidates=tuple(facts.pop("candidates", ())), **facts)
+        raise UsageError(f"target {stem}: unknown key {unknown[0]!r}", hint=did_you_mean(unknown[0], _KEYS))
+    if colon and (not facts.get("flavours") or "arch" in facts):
+        raise UsageError(f"target {stem} takes no {arch!r}", hint=f"Write -t {stem}")
+    facts["arch"] = _architectures(arch if colon else facts.get("arch", ""), name)
+    facts |= {key: tuple(facts.get(key, ())) for key in ("candidates", "flavours", "precisions")}
+    return Target(name=name, **facts)
+
+
+def _architectures(text: str, name: str) -> tuple[str, ...]:
+    """Parses `sm86+sm89`.
+
+    Raises:
+        UsageError: there is no such compute capability.
+    """
+    found = tuple(dict.fromkeys(text.split("+"))) if text or name.endswith(":") else ()
+    for one in found:
+        if one not in COMPUTE_CAPABILITIES:
+            raise UsageError(
+                f"target {name!r}: unknown compute capability {one!r}", hint=did_you_mean(one, COMPUTE_CAPABILITIES)
+            )
+    return found
 
 
 def find_precision(name: str) -> Precision:

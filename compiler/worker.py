@@ -48,6 +48,7 @@ _KILL_ROUNDS = 100
 _KEPT_WORDS = 1 << 20
 _MARK = "PLANC_WORKER"
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+_STEADY = "steady"
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
     "PYTHONHASHSEED": "0",
@@ -63,11 +64,13 @@ class Limits:
         seconds: wall time.
         memory: anonymous resident memory in bytes; mapped files do not count.
         cap: the most, in bytes, to which the child may raise `memory` by saying what a model needs.
+        steady: whether the child's memory has the same addresses each time, where the system allows it.
     """
 
     seconds: float = 3600
     memory: int = 0
     cap: int = 0
+    steady: bool = False
 
 
 def call(
@@ -91,7 +94,7 @@ def call(
     reader, writer = os.pipe()
     mark = f"{_MARK}={os.getpid()}-{time.monotonic_ns()}"
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(writer)],
+        [sys.executable, "-P", "-m", __name__, str(writer), *([_STEADY] if limits.steady else [])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
         env={**os.environ, **_ENVIRONMENT, _MARK: mark.partition("=")[2]}, start_new_session=True,
     )  # fmt: skip
@@ -205,16 +208,16 @@ class _Watch:
         """Raises where a limit is passed.
 
         Raises:
-            BuildFailed: too much memory, or too much time.
+            WorkerDied: too much memory, or too much time.
         """
         if self.memory and self.tree.uses_more_than(self.memory):
-            raise errors.BuildFailed(
+            raise errors.WorkerDied(
                 f"stage {self.stage} needed more than its memory limit of {self.memory / 2**30:.2f} GiB",
                 hint="Raise it with --memory-limit, such as --memory-limit 8GiB",
             )
         now = time.monotonic()
         if now > self.deadline or now > self.stage_start + self.stage_limit:
-            raise errors.BuildFailed(
+            raise errors.WorkerDied(
                 f"stage {self.stage} did not finish within {min(self.limits.seconds, self.stage_limit):g} s",
                 hint="Raise the limit with --time-limit SECONDS",
             )
@@ -267,11 +270,11 @@ def _revive(value: tuple[str, str, str, str], stage: str) -> errors.PlancError:
     return error
 
 
-def _death(child: "subprocess.Popen[bytes]", stage: str, words: _Words) -> errors.BuildFailed:
+def _death(child: "subprocess.Popen[bytes]", stage: str, words: _Words) -> errors.WorkerDied:
     try:
         code = child.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:  # it lives, but closed all its files: no answer can come any more
-        return errors.BuildFailed(f"the worker closed its connection in stage {stage}")
+        return errors.WorkerDied(f"the worker closed its connection in stage {stage}")
     words.drain()
     how = f"exited with code {code}"
     if code < 0:
@@ -285,7 +288,7 @@ def _death(child: "subprocess.Popen[bytes]", stage: str, words: _Words) -> error
         if line.strip() and not line.startswith((" ", "Extension modules"))
     ]
     said = f": {last[-1]}" if last and code >= 0 else ""
-    return errors.BuildFailed(f"the worker {how} in stage {stage}{said}")
+    return errors.WorkerDied(f"the worker {how} in stage {stage}{said}")
 
 
 def _kill(child: "subprocess.Popen[bytes]", mark: str) -> None:
@@ -387,6 +390,18 @@ class _Later(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _fix_addresses() -> None:
+    """Starts this program anew without random addresses (Linux); goes on as it is where the system refuses that."""
+    if sys.platform == "linux":
+        import ctypes
+
+        query, addr_no_randomize = 0xFFFFFFFF, 0x0040000
+        personality = ctypes.CDLL(None).personality
+        now = personality(query)
+        if now >= 0 and not now & addr_no_randomize and personality(now | addr_no_randomize) >= 0:
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606  ourselves
+
+
 def _flush() -> None:
     """Writes out what the function printed; user code may have closed the streams."""
     for stream in (sys.stdout, sys.stderr):
@@ -396,6 +411,8 @@ def _flush() -> None:
 
 def main() -> None:
     """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
+    if _STEADY in sys.argv:
+        _fix_addresses()
     faulthandler.enable()
     sys.meta_path.insert(0, _Later())
     gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end

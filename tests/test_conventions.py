@@ -30,6 +30,9 @@ HEAVY = {
     "openvino": set(),
     "onnxscript": set(),
     "onnx": set(),
+    "polygraphy": set(),
+    "tensorrt": set(),
+    "tensorrt_rtx": set(),
 }
 """Package -> files that may import it at module level; everything else imports it where it is used."""
 
@@ -79,6 +82,9 @@ def test_a_backend_keeps_the_contract(name: str) -> None:
     assert module.Options.__doc__
     assert module.Options.__dataclass_params__.frozen
     assert module.Options() == module.Options()
+    assert isinstance(module.TRIALS, bool)
+    assert isinstance(module.ORIGINS, bool)
+    assert isinstance(module.STEADY, bool)
     assert set(Precision) >= module.LOWERED
     assert all(isinstance(version, str) for version in module.fingerprint().values())
     parameters = {
@@ -86,9 +92,9 @@ def test_a_backend_keeps_the_contract(name: str) -> None:
         for function in ("why_not", "unverifiable", "build", "load")
     }
     assert parameters == {
-        "why_not": ["target", "precision"],
+        "why_not": ["target", "precision", "options"],
         "unverifiable": ["target"],
-        "build": ["model", "precision", "options", "folder"],
+        "build": ["request"],
         "load": ["folder", "session"],
     }
     assert (ROOT / "tests" / "compiler" / "backends" / f"test_{name}.py").is_file()
@@ -114,7 +120,7 @@ def test_a_target_is_described_and_has_what_it_names(name: str) -> None:
     assert set(found.candidates) <= set(target_names())
     assert not any(find_target(one).candidates for one in found.candidates)
     assert set(tomllib.loads((TARGETS / f"{name}.toml").read_text())) <= {
-        "description", "backend", "family", "candidates", "options",
+        "description", "backend", "family", "candidates", "options", "arch", "flavours", "memory_gb", "precisions",
     }  # fmt: skip
     assert f"`{name}`" in (ROOT / "README.md").read_text(), "README's table of targets"
 
@@ -182,12 +188,14 @@ def test_the_skeletons_of_contributing_keep_the_contracts(conv_model: ir.Model) 
     real = plugins.load("backends", "null")
     backend: dict[str, Any] = {"__name__": "planc.compiler.backends.x", "__package__": "planc.compiler.backends"}
     exec(a_backend, backend)
-    assert backend["unverifiable"](find_target("null")) is None
+    assert isinstance(backend["TRIALS"], bool)
+    assert isinstance(backend["ORIGINS"], bool)
+    assert isinstance(backend["STEADY"], bool)
     assert set(Precision) >= backend["LOWERED"]
     for name in ("why_not", "unverifiable", "fingerprint", "build", "load"):
         parameters = [one.strip("_") for one in inspect.signature(backend[name]).parameters]
         assert parameters == [one.strip("_") for one in inspect.signature(getattr(real, name)).parameters]
-    assert backend["why_not"](find_target("null"), Precision.FP32) is None
+    assert backend["why_not"](find_target("null"), Precision.FP32, backend["Options"]()) is None
     assert backend["Options"]().threads == 0
     compile(a_method, "method", "exec")
 

@@ -8,9 +8,12 @@ from typing import Any
 from ..artifact import Runner
 from ..errors import Unavailable
 from ..target import Precision, Target
-from . import Built
+from . import Built, Request
 
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
+TRIALS = False
+STEADY = False
+ORIGINS = False
 
 
 @dataclass(frozen=True)
@@ -18,14 +21,14 @@ class Options:
     """The null backend has no options."""
 
 
-def why_not(_target: Target, _precision: Precision) -> str | None:
+def why_not(_target: Target, _precision: Precision, _options: Options) -> str | None:
     """Returns why this backend cannot do the precision; None where it can."""
     return None
 
 
-def unverifiable(target: Target) -> str | None:
-    """Returns why this machine cannot run what `build` writes."""
-    return f"the {target.name} target executes nothing"
+def unverifiable(_target: Target) -> str | None:
+    """Returns why no payload is executed here."""
+    return "the null target executes nothing"
 
 
 def fingerprint() -> dict[str, str]:
@@ -33,13 +36,13 @@ def fingerprint() -> dict[str, str]:
     return {}
 
 
-def build(model: Path, _precision: Precision, _options: Options, folder: Path) -> Built:
-    """Copies the graph into `folder` as `model.onnx`."""
+def build(request: Request) -> Built:
+    """Copies the graph into the folder as `model.onnx`."""
     from .. import storage
     from ..graph import precision_counts
 
-    payload = folder / "model.onnx"
-    storage.save(storage.load(model), payload)
+    payload = request.folder / "model.onnx"
+    storage.save(storage.load(request.model), payload)
     return Built(session={}, effective_precision=precision_counts(storage.load_light(payload)[0]))
 
 

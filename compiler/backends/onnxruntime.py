@@ -10,12 +10,15 @@ from .._ort import runner, runtime
 from ..artifact import Runner
 from ..errors import BuildFailed
 from ..target import Precision, Target
-from . import Built
+from . import Built, Request
 
 if TYPE_CHECKING:
     import onnx
 
 LOWERED = frozenset({Precision.INT8})
+TRIALS = True
+STEADY = False
+ORIGINS = False
 PAYLOAD = "model.onnx"
 _INTEGER_PRODUCTS = {
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
@@ -38,7 +41,7 @@ class Options:
     portable: bool = False
 
 
-def why_not(_target: Target, precision: Precision) -> str | None:
+def why_not(_target: Target, precision: Precision, _options: Options) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
     if precision not in (Precision.FP32, Precision.INT8):
         return f"onnxruntime-cpu runs fp32 and int8, not {precision}: its CPU kernels cast half precision to float32"
@@ -46,7 +49,7 @@ def why_not(_target: Target, precision: Precision) -> str | None:
 
 
 def unverifiable(_target: Target) -> str | None:
-    """Returns why this machine cannot run what `build` writes; None where it can."""
+    """Returns why a payload cannot be executed here: the CPU that builds it runs it."""
     return None
 
 
@@ -55,8 +58,8 @@ def fingerprint() -> dict[str, str]:
     return {"onnxruntime": host.version("onnxruntime") or ""}
 
 
-def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
-    """Lets ONNX Runtime optimize `model` for this CPU and writes the result into `folder`.
+def build(request: Request) -> Built:
+    """Lets ONNX Runtime optimize the graph for this CPU and writes the result.
 
     Raises:
         BuildFailed: ONNX Runtime refuses the graph.
@@ -64,6 +67,7 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     from .. import protos, storage
     from ..graph import precision_counts
 
+    folder, precision, options = request.folder, request.precision, request.options
     ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -72,7 +76,9 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     left_out = ["NchwcTransformer"] if options.portable else []
     try:
-        ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+        ort.InferenceSession(
+            str(request.model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+        )
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
     graph, _ = storage.load_light(folder / PAYLOAD)

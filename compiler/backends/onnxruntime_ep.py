@@ -20,9 +20,12 @@ from .._ort import runner, runtime
 from ..artifact import Runner
 from ..errors import BuildFailed, Unavailable, UsageError, did_you_mean, one_line, words_of
 from ..target import Precision, Target
-from . import Built
+from . import Built, Request
 
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
+TRIALS = False  # the provider may be missing
+STEADY = False
+ORIGINS = False
 PAYLOAD = "model.onnx"
 _LEVELS = {"all": "ENABLE_ALL", "extended": "ENABLE_EXTENDED", "basic": "ENABLE_BASIC", "disable": "DISABLE_ALL"}
 _SHOWN = 5
@@ -53,11 +56,10 @@ class Options:
     allow_fallback: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses words that are not known, and to compile for a device that is not here.
+        """Refuses words that are not known.
 
         Raises:
-            UsageError: a word is not known.
-            Unavailable: the provider is not here.
+            UsageError: one is not.
         """
         for name, word, known in (
             ("provider", self.provider, PROVIDERS),
@@ -69,8 +71,6 @@ class Options:
         provider = PROVIDERS[self.provider]
         if self.ep_context and not provider.compiles:
             raise UsageError(f"-O ep_context=true: {provider.name} compiles nothing", hint="Leave it out")
-        if self.ep_context and (missing := _missing(provider)):
-            raise _unavailable("-O ep_context=true compiles", provider, missing)
 
     def own(self) -> dict[str, str]:
         """Returns the parsed `provider_options`.
@@ -172,18 +172,21 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType({
 })  # fmt: skip
 
 
-def why_not(target: Target, precision: Precision) -> str | None:
+def why_not(target: Target, precision: Precision, options: Options) -> str | None:
     """Returns why this backend cannot do the precision; None where it can, be it for another machine."""
     provider = _provider(target)
-    reason = provider.refused.get(precision)
-    return reason and f"{provider.name} does not run {precision}: {reason}"
+    if reason := provider.refused.get(precision):
+        return f"{provider.name} does not run {precision}: {reason}"
+    if options.ep_context and (missing := _missing(provider)):
+        return f"-O ep_context=true compiles on {provider.name}: {missing}. {_advice(provider)}"
+    return None
 
 
 def unverifiable(target: Target) -> str | None:
     """Returns why this machine cannot run what `build` writes; None where it can."""
     provider = _provider(target)
     missing = _missing(provider)
-    return missing and f"{missing}; planc verify ART completes it on {provider.needs}, after {provider.install}"
+    return missing and f"{missing}. {_advice(provider)}"
 
 
 def fingerprint() -> dict[str, str]:
@@ -192,8 +195,8 @@ def fingerprint() -> dict[str, str]:
     return {name: version for name in packages if (version := host.version(name))}
 
 
-def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
-    """Writes the graph, or what the provider compiles from it, into `folder`.
+def build(request: Request) -> Built:
+    """Writes the graph, or what the provider compiles from it.
 
     Raises:
         BuildFailed: the provider refuses the graph, or leaves nodes to others.
@@ -201,22 +204,23 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     from .. import storage
     from ..graph import precision_counts
 
+    options: Options = request.options
     provider = PROVIDERS[options.provider]
     session = {
         "provider": options.provider,
-        "provider_options": {**provider.settings(precision, options), **options.own()},
+        "provider_options": {**provider.settings(request.precision, options), **options.own()},
         "graph_optimization": options.graph_optimization,
         "threads": options.threads,
         "arena": options.arena,
         "device_id": options.device_id,
         "allow_fallback": options.allow_fallback,
     }
-    payload = folder / PAYLOAD
-    effective = precision_counts(storage.load_light(model)[0])
+    payload = request.folder / PAYLOAD
+    effective = precision_counts(storage.load_light(request.model)[0])
     if options.ep_context:
-        placement = _placement(_compile(model, payload, session), provider)
+        placement = _placement(_compile(request.model, payload, session), provider)
     else:
-        storage.save(storage.load(model), payload)
+        storage.save(storage.load(request.model), payload)
         placement = {} if _missing(provider) else _placement(_open(payload, session), provider)
     return Built(session=session, effective_precision=effective, placement=placement)
 
@@ -239,9 +243,11 @@ def _provider(target: Target) -> Provider:
 
 
 def _unavailable(what: str, provider: Provider, missing: str) -> Unavailable:
-    return Unavailable(
-        f"{what} on {provider.name}: {missing}", hint=f"Do it on {provider.needs}, after {provider.install}"
-    )
+    return Unavailable(f"{what} on {provider.name}: {missing}", hint=_advice(provider))
+
+
+def _advice(provider: Provider) -> str:
+    return f"It needs {provider.needs}, and {provider.install}"
 
 
 def _missing(provider: Provider) -> str | None:

@@ -11,12 +11,15 @@ from .. import host
 from ..artifact import Runner
 from ..errors import BuildFailed, UsageError, did_you_mean
 from ..target import Precision, Target
-from . import Built
+from . import Built, Request
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOWERED = frozenset({Precision.INT8})  # 16 bits are its own business
+TRIALS = True
+STEADY = False
+ORIGINS = False
 PAYLOAD = "model.xml"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _HINTS = ("latency", "throughput")
@@ -50,7 +53,7 @@ class Options:
             raise UsageError(f"-O hint={self.hint}: unknown hint", hint=did_you_mean(self.hint, _HINTS))
 
 
-def why_not(_target: Target, precision: Precision) -> str | None:
+def why_not(_target: Target, precision: Precision, _options: Options) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
     if not host.version("openvino"):
         return "openvino is not installed: pip install 'planc[openvino]'"
@@ -60,7 +63,7 @@ def why_not(_target: Target, precision: Precision) -> str | None:
 
 
 def unverifiable(_target: Target) -> str | None:
-    """Returns why this machine cannot run what `build` writes; None where it can."""
+    """Returns why a payload cannot be executed here: the CPU that builds it runs it."""
     return None
 
 
@@ -69,15 +72,16 @@ def fingerprint() -> dict[str, str]:
     return {"openvino": host.version("openvino") or ""}
 
 
-def build(model: Path, precision: Precision, options: Options, folder: Path) -> Built:
-    """Converts `model` to IR in `folder`; fp16 stores the weights as f16 and runs f32, int8 takes Q/DQ as they are.
+def build(request: Request) -> Built:
+    """Converts the graph to IR; fp16 stores the weights as f16 and runs f32, int8 takes Q/DQ as they are.
 
     Raises:
         BuildFailed: OpenVINO refuses the graph, or does not run it in the requested precision.
     """
+    folder, precision, options = request.folder, request.precision, request.options
     ov = _runtime()
     try:
-        graph = ov.Core().read_model(str(model))
+        graph = ov.Core().read_model(str(request.model))
         ov.save_model(graph, str(folder / PAYLOAD), compress_to_fp16=precision is Precision.FP16)
     except Exception as error:
         raise BuildFailed(f"OpenVINO refuses the graph: {error}") from error

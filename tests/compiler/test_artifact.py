@@ -39,7 +39,7 @@ def test_the_manifest_tells_the_job(openvino_artifact: Path) -> None:
     manifest = json.loads((openvino_artifact / "manifest.json").read_text())
     assert manifest["schema_version"] == 1
     assert manifest["job"]["id"] == "conv-openvino-cpu-fp32"
-    assert manifest["job"]["dims"] == {"batch": {"min": 1, "opt": 2, "max": 4, "sizes": [1, 2, 4]}}
+    assert manifest["job"]["dims"] == {"batch": {"min": 1, "opt": 2, "max": 4, "sizes": [1, 2, 4], "choice": False}}
     assert manifest["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 3, 8, 8]}]
     assert manifest["outputs"] == [{"name": "y", "dtype": "float32", "shape": ["batch", 5]}]
     assert manifest["versions"]["openvino"] == host.version("openvino")

@@ -15,7 +15,7 @@ def test_names_are_the_public_files() -> None:
 
 
 def test_load() -> None:
-    assert plugins.load("backends", "null").__name__.endswith("backends.null")
+    assert plugins.load("backends", "null").TRIALS is False
     for name in ("nil", "_graph", "../errors", "__init__"):
         with pytest.raises(LookupError):
             plugins.load("backends", name)

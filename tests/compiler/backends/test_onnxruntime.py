@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from planc.compiler import host
+from planc.compiler.backends import Request
 from planc.compiler.backends import onnxruntime as backend
 from planc.compiler.errors import BuildFailed
 from planc.compiler.target import Precision, find_target
@@ -19,7 +20,11 @@ from planc.compiler.target import Precision, find_target
 
 def _build(workshop: Path, folder: Path, **options: Any) -> tuple[Any, ir.Model]:
     folder.mkdir()
-    built = backend.build(workshop / "conv.onnx", Precision.FP32, backend.Options(**options), folder)
+    built = backend.build(
+        Request(
+            workshop / "conv.onnx", Precision.FP32, backend.Options(**options), folder, find_target("onnxruntime-cpu")
+        )
+    )
     return built, ir.load(folder / "model.onnx")
 
 
@@ -83,7 +88,9 @@ def test_large_weights_lie_beside_the_graph(
     text = '<ir_version: 8, opset_import: ["": 18]> g (float[n,64] x) => (float[n,64] y) { y = MatMul(x, w) }'
     source = onnx_file(tmp_path / "big.onnx", text, w=w)
     (tmp_path / "out").mkdir()
-    built = backend.build(source, Precision.FP32, backend.Options(), tmp_path / "out")
+    built = backend.build(
+        Request(source, Precision.FP32, backend.Options(), tmp_path / "out", find_target("onnxruntime-cpu"))
+    )
     assert (tmp_path / "out" / "model.onnx.data").stat().st_size >= w.nbytes
     moved = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     x = np.ones((2, 64), np.float32)
@@ -92,17 +99,17 @@ def test_large_weights_lie_beside_the_graph(
 
 def test_what_it_cannot_do_has_a_reason() -> None:
     target = find_target("onnxruntime-cpu")
-    assert backend.why_not(target, Precision.FP32) is None
-    assert backend.why_not(target, Precision.INT8) is None
+    assert backend.why_not(target, Precision.FP32, backend.Options()) is None
+    assert backend.why_not(target, Precision.INT8, backend.Options()) is None
     for precision in (Precision.FP16, Precision.BF16):
-        assert str(precision) in str(backend.why_not(target, precision))
+        assert str(precision) in str(backend.why_not(target, precision, backend.Options()))
 
 
 def test_a_graph_that_it_refuses(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     text = '<ir_version: 8, opset_import: ["": 18]> g (float[n] x) => (float[n] y) { y = NoSuchOperator(x) }'
     source = onnx_file(tmp_path / "bad.onnx", text)
     with pytest.raises(BuildFailed, match=r"ONNX Runtime refuses the graph.*NoSuchOperator"):
-        backend.build(source, Precision.FP32, backend.Options(), tmp_path)
+        backend.build(Request(source, Precision.FP32, backend.Options(), tmp_path, find_target("onnxruntime-cpu")))
     (tmp_path / "model.onnx").write_bytes(b"rubbish")
     with pytest.raises(BuildFailed, match="cannot load"):
         backend.load(tmp_path, {"intra_op_num_threads": 0})

@@ -15,6 +15,7 @@ import pytest
 
 import planc as package
 from planc.compiler import host, plugins, quantize, recipe
+from planc.compiler.backends import Request
 from planc.compiler.backends import onnxruntime_ep as backend
 from planc.compiler.errors import BuildFailed, IOFailed, Unavailable, UsageError
 from planc.compiler.target import Precision, find_target
@@ -48,7 +49,8 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _build(source: Path, folder: Path, precision: Precision = Precision.FP32, **options: Any) -> Any:
     folder.mkdir()
-    return backend.build(source, precision, backend.Options(**options), folder)
+    request = Request(source, precision, backend.Options(**options), folder, find_target("onnxruntime-cuda"))
+    return backend.build(request)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def test_each_provider_gets_the_settings_of_its_precision() -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_it_cannot_do_has_a_reason(name: str) -> None:
     refused = {"onnxruntime-cuda": {"int8"}, "onnxruntime-openvino": {"fp16", "bf16"}}.get(name, set())
-    reasons = {str(one): backend.why_not(find_target(name), one) for one in Precision}
+    reasons = {str(one): backend.why_not(find_target(name), one, backend.Options()) for one in Precision}
     assert {precision for precision, reason in reasons.items() if reason} == refused
     assert all(precision in str(reasons[precision]) for precision in refused)
 
@@ -191,12 +193,13 @@ def test_without_the_provider_it_is_built_and_not_run(
     told = planc(
         "compile", workshop / "conv.onnx", *SIZES, "-t", "onnxruntime-cuda", "-p", "fp16", "-o", "art", cwd=tmp_path
     )
-    assert "not verified: built, not executed here: " in told.stdout
+    assert "built, not executed here: onnxruntime-gpu is not installed" in told.stdout
     manifest = _manifest(tmp_path / "art")
     assert manifest["verification"]["passed"] is None
-    assert "planc verify ART" in manifest["verification"]["reason"]
+    assert "planc verify" in manifest["verification"]["complete_with"]
     assert manifest["placement"] == {}
     assert manifest["session"]["provider"] == "cuda"
+    assert manifest["verification"]["graph"]["passed"] is True
     assert manifest["effective_precision"]["nodes"]["float16"] > 0
     np.savez(tmp_path / "x.npz", x=np.ones((2, 3, 8, 8), np.float32))
     for words in (("verify", "art"), ("run", "art", "--inputs", "x.npz")):
@@ -332,7 +335,9 @@ def test_what_openvino_refuses(workshop: Path, tmp_path: Path) -> None:
 def test_a_gpu_runs_it(
     name: str, precision: str, workshop: Path, tmp_path: Path, planc: Callable[..., Any], image: np.ndarray
 ) -> None:
-    if reason := backend.unverifiable(find_target(name)) or backend.why_not(find_target(name), Precision(precision)):
+    if reason := backend.unverifiable(find_target(name)) or backend.why_not(
+        find_target(name), Precision(precision), backend.Options()
+    ):
         pytest.skip(reason)
     words = ["compile", workshop / "conv.onnx", *SIZES, "-t", name, "-p", precision, "-o", "art"]
     planc(*words, *(["--allow-random-calibration"] if precision == "int8" else []), cwd=tmp_path)

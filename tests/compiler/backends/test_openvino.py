@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from planc.compiler import host
+from planc.compiler.backends import Request
 from planc.compiler.backends import openvino as backend
 from planc.compiler.errors import BuildFailed
 from planc.compiler.target import Precision, find_target
@@ -18,7 +19,9 @@ WEIGHTS = 4 * (16 * 27 + 16 + 5 * 16 + 5)
 
 def _build(workshop: Path, folder: Path, precision: Precision = Precision.FP32, **options: Any) -> Any:
     folder.mkdir()
-    return backend.build(workshop / "conv.onnx", precision, backend.Options(**options), folder)
+    return backend.build(
+        Request(workshop / "conv.onnx", precision, backend.Options(**options), folder, find_target("openvino-cpu"))
+    )
 
 
 def _run(folder: Path, session: Any, image: np.ndarray) -> np.ndarray:
@@ -63,7 +66,7 @@ def test_fp16_stores_f16_and_runs_f32(
 
 @pytest.mark.skipif(host.has_bf16(), reason="this CPU has bf16")
 def test_bf16_is_refused_where_the_cpu_lacks_it(workshop: Path, tmp_path: Path) -> None:
-    reason = backend.why_not(find_target("openvino-cpu"), Precision.BF16)
+    reason = backend.why_not(find_target("openvino-cpu"), Precision.BF16, backend.Options())
     assert reason is not None
     assert "bf16" in reason
     assert "silently" in reason
@@ -73,7 +76,7 @@ def test_bf16_is_refused_where_the_cpu_lacks_it(workshop: Path, tmp_path: Path) 
 def test_bf16_is_effective_where_the_cpu_has_it(
     workshop: Path, tmp_path: Path, infer: Callable[..., list[Any]], image: np.ndarray
 ) -> None:
-    assert backend.why_not(find_target("openvino-cpu"), Precision.BF16) is None
+    assert backend.why_not(find_target("openvino-cpu"), Precision.BF16, backend.Options()) is None
     built = _build(workshop, tmp_path / "out", Precision.BF16)
     assert built.session["inference_precision_hint"] == "bf16"
     assert built.effective_precision["layers"]["bf16"] >= 1
@@ -105,16 +108,16 @@ def test_bf16_was_really_refused_for_a_reason(workshop: Path, tmp_path: Path) ->
 
 def test_what_it_cannot_do_has_a_reason() -> None:
     target = find_target("openvino-cpu")
-    assert backend.why_not(target, Precision.FP32) is None
-    assert backend.why_not(target, Precision.FP16) is None
-    assert backend.why_not(target, Precision.INT8) is None
+    assert backend.why_not(target, Precision.FP32, backend.Options()) is None
+    assert backend.why_not(target, Precision.FP16, backend.Options()) is None
+    assert backend.why_not(target, Precision.INT8, backend.Options()) is None
 
 
 def test_a_graph_that_it_refuses(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     text = '<ir_version: 8, opset_import: ["": 18]> g (float[n] x) => (float[n] y) { y = NoSuchOperator(x) }'
     source = onnx_file(tmp_path / "bad.onnx", text)
     with pytest.raises(BuildFailed, match="OpenVINO refuses the graph"):
-        backend.build(source, Precision.FP32, backend.Options(), tmp_path)
+        backend.build(Request(source, Precision.FP32, backend.Options(), tmp_path, find_target("openvino-cpu")))
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(BuildFailed, match="OpenVINO cannot load"):
         session = {"inference_precision_hint": "f32", "performance_hint": "LATENCY", "inference_num_threads": 0}
@@ -153,7 +156,9 @@ def test_fp16_of_embeddings_and_products(
     }"""
     source = onnx_file(tmp_path / "g.onnx", text, **arrays)
     (tmp_path / "out").mkdir()
-    built = backend.build(source, Precision.FP16, backend.Options(), tmp_path / "out")
+    built = backend.build(
+        Request(source, Precision.FP16, backend.Options(), tmp_path / "out", find_target("openvino-cpu"))
+    )
     assert built.effective_precision["layers"] == {"f32": 3}
     assert built.effective_precision["weights_bytes"]["f16"] == 3 * 64 * 64 * 2
     i = rng.integers(0, 64, (3, 4))
