@@ -123,6 +123,9 @@ def compile_(
     max_drop: MaxDrop = [],  # noqa: B006
     evaluation: Evaluation = "",
     state: State = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Let other execution providers run what the target's does not.")
+    ] = False,
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
@@ -140,7 +143,8 @@ def compile_(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
         smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
     )  # fmt: skip
-    job = recipe.job(source, target, precision, options=option, tolerance=tolerance, quantization=quantization)
+    options = [*option, "allow_fallback=true"] if allow_fallback else option
+    job = recipe.job(source, target, precision, options=options, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         result = pipeline.run(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
@@ -161,6 +165,8 @@ def compile_(
         print(f"  {name}: {figures['latency_p50_ms']:.2f} ms (median)")
     print(f"  golden data for planc verify: {_size(golden)}")
     print(f"  precision: {_effective(manifest['effective_precision'])}")
+    if placement := manifest["placement"]:
+        print(f"  {placement['share']:.1%} of {sum(placement['nodes'].values())} nodes on {placement['provider']}")
     if manifest["quantization"]:
         _print_products(manifest["quantization"]["products"])
         _print_guard(manifest["quantization"]["guard"])
@@ -530,7 +536,7 @@ def targets(output_format: Format = "text", debug: Debug = False) -> None:
         _print_json({"targets": facts})
         return
     for name, one in facts.items():
-        print(f"{name:16} {' '.join(one['buildable']) or '-':16} {one['description']}")
+        print(f"{name:24} {' '.join(one['buildable']) or '-':20} {one['description']}")
 
 
 @app.command()
@@ -563,16 +569,16 @@ def doctor(
         _print_json(facts)
         return
     for name, version in facts["versions"].items():
-        print(f"{name:18} {version or '-'}")
+        print(f"{name:24} {version or '-'}")
     machine = facts["host"]
     flags = " ".join(machine["cpu_flags"])
-    print(f"{'cpu':18} {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {flags}")
-    print(f"{'gpu':18} {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
+    print(f"{'cpu':24} {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB: {flags}")
+    print(f"{'gpu':24} {'; '.join(machine['gpus']) or 'none found (nvidia-smi)'}")
     for name, one in facts["targets"].items():
-        runs = "runs here" if one["runnable"] else "runs nowhere"
-        print(f"{name:18} builds {' '.join(one['buildable']) or 'nothing'}; {runs}")
+        runs = "runs here" if one["runnable"] else f"does not run here: {one['why_not_run']}"
+        print(f"{name:24} builds {' '.join(one['buildable']) or 'nothing'}; {runs}")
         for precision, reason in one["why_not"].items():
-            print(f"{'':18} not {precision}: {reason}")
+            print(f"{'':24} not {precision}: {reason}")
 
 
 @app.callback(invoke_without_command=True)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .worker import Emit, Limits
 
 PACKAGES = (
-    "planc", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "tensorrt-rtx-cu12", "tensorrt",
+    "planc", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12", "openvino", "tensorrt-rtx-cu12", "tensorrt",
     "numpy", "typer", "rich",
 )  # fmt: skip
 
@@ -52,14 +53,13 @@ def examine() -> dict[str, Any]:
 def describe(one: Target) -> dict[str, Any]:
     """Returns a target's description, the precisions that can be built here, and whether artifacts run here."""
     reasons = support(one)
+    unverifiable = [_unverifiable(target.find_target(name)) for name in one.candidates or (one.name,)]
     return {
         "description": one.description,
         "buildable": [name for name, reason in reasons.items() if reason is None],
         "why_not": {name: reason for name, reason in reasons.items() if reason is not None},
-        "runnable": any(
-            plugins.load("backends", target.find_target(name).backend).unverifiable(target.find_target(name)) is None
-            for name in one.candidates or (one.name,)
-        ),
+        "runnable": None in unverifiable,
+        "why_not_run": None if None in unverifiable else "; ".join(sorted(map(str, set(unverifiable)))),
     }
 
 
@@ -113,4 +113,9 @@ def _refused(graph: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -
 def _why_not(one: Target, precision: Precision) -> str | None:
     backend = plugins.load("backends", one.backend)
     reason: str | None = backend.why_not(one, precision, backend.Options())
+    return reason
+
+
+def _unverifiable(one: Target) -> str | None:
+    reason: str | None = plugins.load("backends", one.backend).unverifiable(one)
     return reason

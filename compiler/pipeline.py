@@ -577,6 +577,7 @@ def _manifest(work: Work) -> dict[str, Any]:
         "passes_skipped": work.optimized.skipped,
         "requested_precision": str(job.precision),
         "effective_precision": dict(work.built.effective_precision),
+        "placement": dict(work.built.placement),
         "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),

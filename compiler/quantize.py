@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..passes import InsertQdq
 
 _SCHEMED = ("onnxruntime", "openvino", "tensorrt")
-"""Backends with a scheme; any other gets that of the first."""
+"""Backends and families with a scheme; any other gets that of the first."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class Lowered:
 
 def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
     """Returns how a job's graph is lowered; x86 without VNNI gets weights of 7 bits."""
-    scheme = job.target.backend if job.target.backend in _SCHEMED else _SCHEMED[0]
+    named = (job.target.backend, job.target.family)
+    scheme = next((name for name in named if name in _SCHEMED), _SCHEMED[0])
     narrow = scheme != "tensorrt" and not host.has_vnni()
     quantization = job.quantization
     sizes = {dim.name: dim.opt for dim in dims}
@@ -118,7 +119,7 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
         weight_bits=7 if narrow else 8,
         sizes=sizes,
         dynamic=quantization.dynamic,
-        around=backend.around(job.target, backend_options(job)) if scheme == "tensorrt" else Precision.FP32,
+        around=backend.around(job.target, backend_options(job)) if hasattr(backend, "around") else Precision.FP32,
         keep_origin=backend.ORIGINS,
     )
 

@@ -1,9 +1,10 @@
 """Runs an ONNX graph as it is: what every lowered form of it is held against, and what calibration watches."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ._ort import runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,10 +61,7 @@ def refusal(path: Path) -> Exception | None:
 
 
 def _session(model: str | bytes, entries: "Mapping[str, str] | None" = None, *, optimize: bool = False) -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 writes files into the user's cache on import without it
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime = runtime()
     settings = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

@@ -62,7 +62,7 @@ def test_version(planc: Callable[..., Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "count", "offered"),
     [
-        ("planc compile -t o", "3", {"onnxruntime-cpu", "openvino-cpu"}),
+        ("planc compile -t op", "3", {"openvino-cpu"}),
         ("planc compile --target ", "3", set(target_names())),
         ("planc compile -p f", "3", {"fp32", "fp16"}),
         ("planc ins", "1", {"inspect"}),
@@ -222,7 +222,7 @@ def test_targets(planc: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_doctor(planc: Callable[..., Any], tmp_path: Path) -> None:
     text = planc("doctor", cwd=tmp_path).stdout
-    assert f"onnxruntime        {metadata.version('onnxruntime')}" in text
+    assert re.search(rf"^onnxruntime +{re.escape(metadata.version('onnxruntime'))}$", text, re.M)
     assert re.search(r"^onnxruntime-cpu +builds fp32 int8; runs here$", text, re.M)
     assert re.search(r"^ +not fp16: ", text, re.M)
 

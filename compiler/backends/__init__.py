@@ -42,9 +42,11 @@ class Built:
         requires: facts of a machine without which the payload must not run.
         semantic_sha256: file of the payload whose bytes may differ from build to build -> digest of all that it is
             made of.
+        placement: where a runtime hands nodes to providers, which of them run where; empty where it was not loaded.
     """
 
     session: Mapping[str, Any]
     effective_precision: Mapping[str, Any]
     requires: Mapping[str, str] = field(default_factory=dict)
     semantic_sha256: Mapping[str, str] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)

@@ -1,12 +1,12 @@
 """ONNX Runtime on the CPU: the graph is optimized once, at build time, and loads with optimization off."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
+from .._ort import runner, runtime
 from ..artifact import Runner
 from ..errors import BuildFailed
 from ..target import Precision, Target
@@ -68,7 +68,7 @@ def build(request: Request) -> Built:
     from ..graph import precision_counts
 
     folder, precision, options = request.folder, request.precision, request.options
-    ort = _runtime()
+    ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     settings.optimized_model_filepath = str(folder / PAYLOAD)
@@ -114,7 +114,7 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     Raises:
         BuildFailed: ONNX Runtime cannot load it.
     """
-    ort = _runtime()
+    ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = session["intra_op_num_threads"]
@@ -122,13 +122,4 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         loaded = ort.InferenceSession(str(folder / PAYLOAD), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load {folder / PAYLOAD}: {error}") from error
-    names = [value.name for value in loaded.get_inputs()]
-    return lambda arrays: loaded.run(None, dict(zip(names, arrays, strict=True)))
-
-
-def _runtime() -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 writes files into the user's cache on import without it
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
+    return runner(loaded)

@@ -39,5 +39,7 @@ def test_examine_covers_every_target() -> None:
         assert set(one["buildable"]) | set(one["why_not"]) == {str(precision) for precision in Precision}
         assert not set(one["buildable"]) & set(one["why_not"])
     assert facts["targets"]["onnxruntime-cpu"]["runnable"] is True
+    assert facts["targets"]["onnxruntime-cpu"]["why_not_run"] is None
     assert facts["targets"]["null"]["runnable"] is False
+    assert "executes nothing" in facts["targets"]["null"]["why_not_run"]
     assert facts["host"]["cores"] == host.cores()
