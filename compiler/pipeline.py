@@ -289,7 +289,7 @@ def quantize_file(
         raise UsageError(f"{job.target.name} has no layout of its own", hint=f"Give one of its backends: -t {names}")
     if job.precision not in plugins.load("backends", job.target.backend).LOWERED:
         raise UsageError(
-            f"{job.target.name} takes {job.precision} from its own compiler, not from the graph",
+            f"{job.target.name} takes {job.precision.upper()} from its own compiler, not from the graph",
             hint="Run planc compile, or give -t null",
         )
     with files.staging(out) as folder:

@@ -152,7 +152,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     if _NAMES[how.precision] not in counts:
         reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
         raise BuildFailed(
-            f"{how.precision} had no effect: "
+            f"{how.precision.upper()} had no effect: "
             + ("; ".join(reasons[:3]) or f"the graph has no matrix product{'' if how.dynamic else ' or convolution'}"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )

@@ -222,13 +222,13 @@ def job(
         require_data(quantization, model)
     elif asked is not Precision.FP32 and quantization != Quantization() and not _lowered(made):
         raise UsageError(
-            f"{target} gets {asked} from its own compiler: calibration, bounds and --exclude do nothing there",
+            f"{target} gets {asked.upper()} from its own compiler: calibration, bounds and --exclude do nothing there",
             hint="Leave them out, or lower the graph yourself: planc quantize -t null",
         )
     elif quantization.dynamic:
-        raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
+        raise UsageError(f"--dynamic goes with -p int8, not with {asked.upper()}", hint="Add -p int8")
     elif asked is Precision.FP32 and quantization != Quantization():
-        raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
+        raise UsageError("calibration and accuracy bounds go with lower precisions, not with FP32", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made
@@ -405,7 +405,9 @@ def candidates(job: Job) -> list[Job]:
     if not able:
         several = len(reasons) > 1
         told = "; ".join(f"{name}: {reason}" if several else str(reason) for name, reason in reasons.items())
-        raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
+        raise Unavailable(
+            f"{job.target.name} cannot build {job.precision.upper()} here: {told}", hint="See planc doctor"
+        )
     return able
 
 

@@ -42,7 +42,8 @@ class Options:
 def why_not(_target: Target, precision: Precision) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
     if precision not in (Precision.FP32, Precision.INT8):
-        return f"onnxruntime-cpu runs fp32 and int8, not {precision}: its CPU kernels cast half precision to float32"
+        asked = precision.upper()
+        return f"onnxruntime-cpu runs FP32 and INT8, not {asked}: its CPU kernels cast half precision to float32"
     return None if host.version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
 
 
@@ -75,7 +76,7 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(
-            f"the model computes in {', '.join(sorted(low))} although {precision} was asked for",
+            f"the model computes in {', '.join(sorted(low))} although {precision.upper()} was asked for",
             hint="Cast the model to float32, or build it with -t openvino-cpu",
         )
     effective["products"] = _products(graph)

@@ -212,5 +212,5 @@ def test_quantization_refuses(
 def test_int8_needs_data_and_fp32_none() -> None:
     with pytest.raises(UsageError, match="INT8 needs calibration data"):
         recipe.job(Source("net.py:net"), "onnxruntime-cpu", "int8")
-    with pytest.raises(UsageError, match="not with fp32"):
+    with pytest.raises(UsageError, match="not with FP32"):
         recipe.job(X, "onnxruntime-cpu", "fp32", quantization=recipe.quantization(random=True))

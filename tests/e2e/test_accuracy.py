@@ -76,20 +76,23 @@ class TestEfficientNet:
     """A depthwise net: its layers have few weights for each channel, of very different size."""
 
     @pytest.fixture(scope="class")
-    def graph(self, folder: Path, repository: Path) -> Path:
+    @classmethod
+    def graph(cls, folder: Path, repository: Path) -> Path:
         out = folder / "efficientnet.onnx"
         _call("export", f"{repository}/bench/models.py:efficientnet_lite0", *IMAGES, "-o", out, cwd=folder)
         return out
 
     @pytest.fixture(scope="class")
-    def table(self, graph: Path, repository: Path) -> Path:
+    @classmethod
+    def table(cls, graph: Path, repository: Path) -> Path:
         out = graph.with_name("ranges.json")
         images = ("--calibration", f"{repository}/bench/data.py:image_calibration", "--samples", 48)
         _call("calibrate", graph, *IMAGES[2:], *images, "-o", out, cwd=graph.parent)
         return out
 
     @pytest.fixture(scope="class")
-    def judged(self, graph: Path, data: ModuleType) -> list[tuple[np.ndarray, set[int], int]]:
+    @classmethod
+    def judged(cls, graph: Path, data: ModuleType) -> list[tuple[np.ndarray, set[int], int]]:
         """40 images, what is right, and what FP32 says."""
         run = _runner(graph)
         return [(image, labels, int(run(x=image).argmax())) for image, labels in data.images()[:40]]
