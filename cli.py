@@ -90,6 +90,9 @@ MaxDrop = Annotated[
 ]
 Evaluation = Annotated[str, typer.Option("--eval", metavar="DATA", help="Judge by this data; it may hold `labels`.")]
 State = Annotated[Path | None, typer.Option("--state", metavar="FILE.json", help="Go on with a stopped search.")]
+WriteExclude = Annotated[
+    Path | None, typer.Option("--write-exclude", metavar="FILE", help="List what the search keeps in float.")
+]
 OnnxFile = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")]
 Preset = Annotated[str, typer.Option("--preset", help="List of passes, by target family.")]
 Only = Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")]
@@ -123,6 +126,7 @@ def compile_(
     max_drop: MaxDrop = [],  # noqa: B006
     evaluation: Evaluation = "",
     state: State = None,
+    write_exclude: WriteExclude = None,
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
@@ -138,7 +142,8 @@ def compile_(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,
+        dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, options=option, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
@@ -329,6 +334,7 @@ def quantize(
     max_drop: MaxDrop = [],  # noqa: B006
     evaluation: Evaluation = "",
     state: State = None,
+    write_exclude: WriteExclude = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print a row for each layer.")] = False,
     inputs: Inputs = [],  # noqa: B006
     dims: Dims = [],  # noqa: B006
@@ -348,7 +354,8 @@ def quantize(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,
+        dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:

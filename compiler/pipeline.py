@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
+from . import artifact, exclusions, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError, UsageError
 from .recipe import Job, Source
@@ -170,6 +170,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
             "failed_candidates": {name: str(error) for name, error in failures.items()},
         }
         (best.payload / artifact.REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        _list_excluded(best)
         status = "replaced" if out.exists() and any(out.iterdir()) else "built"
         if status == "replaced" and not overwrite and artifact.same_content(out, best.manifest):
             return Result(artifact.read(out), "unchanged", report, sources)
@@ -295,6 +296,7 @@ def quantize_file(
     with files.staging(out) as folder:
         work = _lowered(job, folder, ("optimize", "calibrate", "lower"), limits, on_event)
         metrics = worker.call(_write_lowered, work, folder / out.name, limits=limits, on_event=on_event)
+        _list_excluded(work)
         status = files.publish_onnx(folder / out.name, out, overwrite)
     assert work.lowered
     return {
@@ -305,6 +307,13 @@ def quantize_file(
         "verification": metrics,
         "seconds": {name: round(value, 3) for name, value in work.seconds.items()},
     }
+
+
+def _list_excluded(work: Work) -> None:
+    """Writes the list of what the guard found, where one is wanted."""
+    wanted = work.job.quantization
+    if wanted.guard.listing is not None and work.guarded is not None:
+        exclusions.write(wanted.guard.listing, work.guarded.facts["excluded"], wanted.keep)
 
 
 def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_event: Emit | None) -> Work:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import host, shapes
+from . import exclusions, host, shapes
 from .errors import Unavailable, UsageError, did_you_mean
 from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
@@ -83,12 +83,14 @@ class Guard:
         bounds: such as "top1=0.5pp", see `calibration/metrics.py`.
         data: as `Calibration.data`; empty for the calibration data.
         state: file that keeps what was measured, for a search that goes on later.
+        listing: file that gets the names of the layers that were found, see `exclusions`.
         budget: most graphs that are built and measured.
     """
 
     bounds: tuple[str, ...] = ()
     data: str = ""
     state: Path | None = None
+    listing: Path | None = None
     budget: int = 200
 
 
@@ -253,6 +255,7 @@ def quantization(
     max_drop: Sequence[str] = (),
     evaluation: str = "",
     state: Path | None = None,
+    listing: Path | None = None,
     dynamic: bool = False,
 ) -> Quantization:
     """Checks the words that say how to quantize.
@@ -289,6 +292,11 @@ def quantization(
         raise UsageError("--ranges has samples and a method of its own", hint="Leave --samples and --method out")
     if dynamic and (data or table or random or samples):
         raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
+    for option, file in (("--state", state), ("--write-exclude", listing)):
+        if file is not None and not max_drop:
+            raise UsageError(f"{option} goes with a search", hint="Add --max-drop METRIC=VALUE")
+    if listing is not None:
+        exclusions.require_replaceable(listing)
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
     files = {file for text in (data, evaluation, *max_drop) for file in _files(text)}
@@ -297,7 +305,7 @@ def quantization(
         Calibration(data, samples, method, table, random),
         kept,
         smoothing,
-        Guard(bounds, evaluation, state),
+        Guard(bounds, evaluation, state, listing),
         dynamic,
         tuple(sorted(files)),
     )
@@ -340,14 +348,8 @@ def _drop(text: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-    """The names of one --exclude: a file of them, a line each, or one name or glob."""
-    if not text.startswith("@"):
-        return [text]
-    from .files import require_file
-
-    require_file(Path(text[1:]))
-    lines = (line.partition("#")[0].strip() for line in Path(text[1:]).read_text().splitlines())
-    return [line for line in lines if line]
+    """The names of one --exclude: a file of them, or one name or glob."""
+    return exclusions.read(Path(text[1:])) if text.startswith("@") else [text]
 
 
 def tolerances(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

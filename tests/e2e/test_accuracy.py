@@ -254,6 +254,17 @@ class TestGuard:
         assert found[1].pop("evaluations") == 0
         assert found[0] == found[1]
 
+    @pytest.mark.parametrize("verb", ["compile", "quantize"])
+    def test_the_list_that_it_writes_gives_the_same_bytes_without_a_search(self, verb: str, outlier: Path) -> None:
+        words = (verb, outlier, *SMALL, "-t", "onnxruntime-cpu", "-p", "int8", "--calibration", "images.npz", "-o")
+        listing, cwd = f"{verb}.txt", outlier.parent
+        _call(*words, f"{verb}-found", "--max-drop", "top1=1pp", "--write-exclude", listing, cwd=cwd)
+        assert [line.partition("  # noise ")[0] for line in (cwd / listing).read_text().splitlines()[1:]] == ["t"]
+        _call(*words, f"{verb}-listed", "--exclude", f"@{listing}", cwd=cwd)
+        made = [cwd / f"{verb}-{name}" for name in ("found", "listed")]
+        payloads = [path / "model.onnx" if path.is_dir() else path for path in made]
+        assert payloads[0].read_bytes() == payloads[1].read_bytes()
+
     def test_a_bound_that_cannot_be_held_says_the_best_found(self, outlier: Path) -> None:
         words = (outlier, *SMALL, "-t", "openvino-cpu", "-p", "int8", "--calibration", "images.npz")
         answer = planc("compile", *words, "--max-drop", "sqnr=200dB", "-o", "never", cwd=outlier.parent)
