@@ -126,7 +126,7 @@ def search(
     emit("stage", "reference")
     data = evaluation(guard, job.quantization.calibration, specs, graph)
     digest = _digest(data.digest, calibrate.graph_digest(graph), table, how, guard.bounds, job)
-    memo = _memo(guard.state, digest)
+    memo = _memo(guard.state, digest, job.target.name)
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
         trial = _Trial(job, graph, how, table, data, bounds, Path(place))
         nodes = trial.layers()
@@ -343,11 +343,12 @@ def _excess(bound: Bound, loss: float) -> float:
     return float("inf") if loss != loss else max(loss - bound.most, 1e-12) / max(abs(bound.most), 1e-6)
 
 
-def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
+def _memo(state: Path | None, digest: str, target: str) -> sensitivity.Memo:
+    """What an earlier search for the target has measured: the candidates of one build share a file."""
     if state is None:
         return sensitivity.Memo(digest=digest)
     try:
-        return sensitivity.Memo.load(state, digest)
+        return sensitivity.Memo.load(state, digest, name=target)
     except ValueError as error:
         raise UsageError(f"--state {error}", hint="Give another file, or remove it") from error
 

@@ -79,6 +79,16 @@ def test_a_stopped_search_goes_on(graph: Path, data: str, tmp_path: Path) -> Non
     assert _search(graph, data, "cosine=0.01", state=state).facts["evaluations"] == 0
 
 
+def test_candidates_share_a_state_file(graph: Path, data: str, tmp_path: Path) -> None:
+    targets = ("onnxruntime-cpu", "openvino-cpu")
+    asked = [
+        _search(graph, data, "cosine=0.01", state=tmp_path / "state.json", target=target).facts["evaluations"]
+        for target in targets * 2
+    ]
+    assert min(asked[:2]) > 3
+    assert asked[2:] == [0, 0]
+
+
 def test_labels_judge_where_there_are_some(graph: Path, data: str, tmp_path: Path) -> None:
     from planc.compiler.reference import runner
 
