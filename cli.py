@@ -687,7 +687,7 @@ def _print_layers(layers: list[dict[str, Any]]) -> None:
             f"{one['scale']:.4g}" if known else "",
             f"{one['sqnr_db']:.1f}" if one["sqnr_db"] is not None else "",
             f"{one['saturated']:.4%}" if one["saturated"] is not None else "",
-            f"{one['macs']:.3g}",
+            f"{one['macs']:.3g}" if one["macs"] is not None else "",
             f"{one['decision']}{': ' if one['reason'] else ''}{one['reason']}",
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..calibration.table import RangeTable
     from ..passes import InsertQdq
+    from .effect import Shapes
 
 _SCHEMED = ("onnxruntime", "openvino", "tensorrt")
 """Backends with a scheme; any other gets that of the first."""
@@ -52,7 +53,7 @@ class Layer:
         name: of the node.
         origin: path of the PyTorch module that it came from; empty where unknown.
         op: its operator.
-        macs: multiplications at the point "opt".
+        macs: multiplications at the point "opt"; None where shapes are not known.
         decision: "int8", "fp16", "bf16" or "float".
         reason: why it is "float"; empty where it is not.
         tensor: INT8: the activation that it reads.
@@ -67,7 +68,7 @@ class Layer:
     name: str
     origin: str
     op: str
-    macs: int
+    macs: int | None
     decision: str
     reason: str
     tensor: str = ""
@@ -185,9 +186,11 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Quantizes weights, and activations when they are there; returns a row per product."""
     from ..passes import QuantizeDynamic
+    from . import effect
 
     quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
-    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
+    shapes = effect.shapes_at(model, how.sizes)
+    layers = [_without_range(node, reason, shapes) for node, reason in quantizing.products(model)]
     quantizing(model)
     return layers, []
 
@@ -207,12 +210,13 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
         else (),
     )
     kept = dict(converting.kept(model))
+    shapes = effect.shapes_at(model, how.sizes)
     layers = [
         Layer(
             name=layer_name(node),
             origin=node.metadata_props.get(ORIGIN, ""),
             op=node.op_type,
-            macs=effect.macs(node, how.sizes),
+            macs=effect.macs(node, shapes),
             decision="float" if node in kept else str(how.precision),
             reason=kept.get(node, ""),
         )
@@ -276,7 +280,7 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
     return ranges
 
 
-def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
+def _without_range(node: "ir.Node", reason: str, shapes: "Shapes") -> Layer:
     from ..passes import ORIGIN, layer_name
     from . import effect
 
@@ -284,7 +288,7 @@ def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
         name=layer_name(node),
         origin=node.metadata_props.get(ORIGIN, ""),
         op=node.op_type,
-        macs=effect.macs(node, how.sizes),
+        macs=effect.macs(node, shapes),
         decision="float" if reason else "int8",
         reason=reason,
         tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
@@ -298,7 +302,7 @@ def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
     if how.scheme == "tensorrt":
         return []
     quantizing = QuantizeEmbeddings(keep=how.keep)
-    layers = [_without_range(node, reason, how) for node, reason in quantizing.lookups(model)]
+    layers = [_without_range(node, reason, {}) for node, reason in quantizing.lookups(model)]
     quantizing(model)
     return layers
 
@@ -329,7 +333,7 @@ def _layers(
     from ..passes import ORIGIN, SCHEMES, layer_name
     from . import effect
 
-    found = inserting.regions(model)
+    found, shapes = inserting.regions(model), effect.shapes_at(model, how.sizes)
     ranges = {name: (low, high) for name, low, high in inserting.ranges}
     symmetric = SCHEMES[how.scheme].symmetric
     for node in model.graph:
@@ -353,7 +357,7 @@ def _layers(
             scale=max(-low, high) / 127 if symmetric else (high - low) / 255,
             sqnr_db=choice.sqnr_db if choice else None,
             saturated=choice.saturated if choice else None,
-            macs=effect.macs(node, how.sizes),
+            macs=effect.macs(node, shapes),
             decision="float" if reason else "int8",
             reason=reason,
         )
