@@ -179,6 +179,9 @@ def source(
     if weights is not None:
         require_file(weights)
     known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    for symbol in (symbol for spec in known.inputs for symbol in spec.symbols if known.frontend == "torch"):
+        if not symbol.isidentifier():
+            raise UsageError(f"--input: torch takes no dimension called {symbol!r}", hint="Write a word, such as batch")
     return replace(known, weights=weights, trust_pickle=trust_pickle)
 
 

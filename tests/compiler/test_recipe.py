@@ -70,6 +70,11 @@ def test_dims_are_checked_against_the_inputs(here: Path) -> None:
         recipe.source("net.py:net", inputs=["x=float32[batch]"])
 
 
+def test_torch_takes_words_for_dimensions(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"torch takes no dimension called 'a\.b'"):
+        recipe.source("net.py:net", inputs=["x=float32[a.b]"], dims=["a.b=1..4"])
+
+
 def test_job() -> None:
     job = recipe.job(X, "openvino-cpu", "fp16", options=["threads=2", "hint=throughput"], tolerance=["sqnr-db=30"])
     assert job.id == "net-openvino-cpu-fp16"
