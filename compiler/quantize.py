@@ -142,7 +142,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 
     model = storage.load(graph)
     wanted = signature(model)
-    require_known(model, how.keep)
+    require_known(model, how)
     lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
     layers, smoothed = lowering(model, how, table)
     if how.precision is Precision.INT8:
@@ -234,8 +234,8 @@ OWN = "trained"
 _OWN = "it has Q/DQ of its own"
 
 
-def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
-    """Checks that each name or glob is that of a node or module of the graph.
+def require_known(model: "ir.Model", how: Lowering) -> None:
+    """Checks that each name or glob to keep is that of a node or module that would be lowered.
 
     Raises:
         UsageError: one is not.
@@ -243,17 +243,21 @@ def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
     from ..passes import ORIGIN, is_kept, layer_name
     from .errors import did_you_mean
 
-    nodes = [node for node in model.graph if node.op_type in (*_products(), "Gather")]
-    for one in keep:
+    nodes = _lowerable(model, how) if how.keep else []
+    for one in how.keep:
         if not any(is_kept(node, (one,)) for node in nodes):
             names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
-            raise UsageError(f"--exclude {one}: no layer has that name", hint=did_you_mean(one, names[:40]))
+            raise UsageError(f"--exclude {one}: no layer has that name", hint=did_you_mean(one, names))
 
 
-def _products() -> tuple[str, ...]:
+def _lowerable(model: "ir.Model", how: Lowering) -> "list[ir.Node]":
+    """INT8 is decided by product and embedding, 16 bits by node."""
+    from ..passes import ConvertPrecision
     from .effect import PRODUCTS
 
-    return PRODUCTS
+    if how.precision is not Precision.INT8:
+        return ConvertPrecision().candidates(model)
+    return [node for node in model.graph if node.op_type in (*PRODUCTS, "Gather")]
 
 
 def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, tuple[float, float]]:
