@@ -88,7 +88,9 @@ Smoothing = Annotated[float, typer.Option("--smoothing", help="Share of outliers
 MaxDrop = Annotated[
     list[str], typer.Option("--max-drop", metavar="METRIC=VALUE", help="top1=0.5pp, cosine=0.005, sqnr=20, mse=0.01.")
 ]
-Evaluation = Annotated[str, typer.Option("--eval", metavar="DATA", help="Judge by this data; it may hold `labels`.")]
+Evaluation = Annotated[
+    str, typer.Option("--eval", metavar="DATA", help="Judge and verify by this data; it may hold `labels`.")
+]
 State = Annotated[Path | None, typer.Option("--state", metavar="FILE.json", help="Go on with a stopped search.")]
 WriteExclude = Annotated[
     Path | None, typer.Option("--write-exclude", metavar="FILE", help="List what the search keeps in float.")
@@ -338,6 +340,7 @@ def quantize(
     explain: Annotated[bool, typer.Option("--explain", help="Print a row for each layer.")] = False,
     inputs: Inputs = [],  # noqa: B006
     dims: Dims = [],  # noqa: B006
+    data: Data = None,
     weights: Weights = None,
     tolerance: Tolerances = [],  # noqa: B006
     overwrite: Overwrite = False,
@@ -351,7 +354,7 @@ def quantize(
     _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
-    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
         smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,

@@ -29,6 +29,8 @@ from .target import Precision
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..calibration.table import RangeTable
     from .backends import Built
     from .bisect import Fault
@@ -42,6 +44,8 @@ MOST_GOLDEN_BYTES = 16 << 20
 _NEAR_TIE = 0.97
 _PLANC = "planc"
 _LOOSEN = "Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error"
+
+_REAL = "--inputs FILE.npz or --eval DATA gives real ones"
 
 
 @dataclass
@@ -89,9 +93,13 @@ class Work:
 
     @property
     def goldens(self) -> Path:
-        """Golden data: of random inputs, or of a calibration sample."""
-        real = self.folder / "real.npz"
-        return real if real.exists() and self.job.source.data is None else self.folder / "all.npz"
+        """Golden data: of real inputs at each point, or as the frontend has made them."""
+        return self.real if self.real.exists() else self.folder / "all.npz"
+
+    @property
+    def real(self) -> Path:
+        """Golden data of a lowered graph, where some real inputs are known."""
+        return self.folder / "real.npz"
 
 
 @dataclass(frozen=True)
@@ -342,7 +350,7 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
     if not result["passed"]:
-        raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
+        raise GateFailed(_difference("the lowered graph", work.model, result), hint=_hint(work))
     return result
 
 
@@ -452,25 +460,51 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome."""
+    """Leaves ranges, and golden data of real inputs, for what is lowered."""
+    if not _is_lowered(work):
+        return
+    sample = _ranges(work, emit)
+    if not work.real.exists():  # by another candidate
+        _make_golden(work, sample, emit)
+
+
+def _ranges(work: Work, emit: Emit) -> "Mapping[str, np.ndarray] | None":
+    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome. Returns a sample of the calibration."""
     wanted, precision = work.job.quantization.calibration, work.job.precision
-    if not _is_lowered(work) or work.job.quantization.dynamic or work.table is not None:  # by another candidate
-        return
+    if work.job.quantization.dynamic or work.table is not None:  # by another candidate
+        return None
     if precision is not Precision.INT8 and not wanted.given:
-        return
-    from . import calibrate, golden, quantize, reference
+        return None
+    from . import calibrate, quantize
 
     if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
-        return
+        return None
     model = work.model
     work.table, sample = calibrate.measure(
         work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
     )
-    if sample is not None:
-        if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
-            _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
-        made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
-        golden.save(work.folder / "real.npz", made)
+    return sample
+
+
+def _make_golden(work: Work, sample: "Mapping[str, np.ndarray] | None", emit: Emit) -> None:
+    """Makes golden data of the user's inputs, else of a sample of the calibration, else of one to judge by.
+
+    What numbers are drawn at random says little of INT8: ranges are those of real data.
+    """
+    from . import calibrate, golden, reference
+
+    model, wanted = work.model, work.job.quantization
+    if work.job.source.data is not None:
+        sample = files.load_arrays(work.job.source.data)
+    elif sample is None and wanted.guard.data:
+        sample = next(iter(calibrate.Data(wanted.guard.data, model.inputs, 1, option="--eval")))
+    if sample is None:
+        if work.job.precision is Precision.INT8 and not wanted.calibration.random:
+            emit("note", f"verification runs on random numbers: {_REAL}")
+        return
+    if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
+        _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
+    golden.save(work.real, golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims))
 
 
 def _lower(work: Work, emit: Emit) -> None:
@@ -525,7 +559,7 @@ def _verify(work: Work, emit: Emit) -> None:
         if not result["passed"]:
             raise GateFailed(
                 _difference(work.job.target.name, work.model, result),
-                hint=_LOOSEN,
+                hint=_hint(work),
             )
         manifest["verification"] = {"reference": _reference_of(work), **result}
     else:
@@ -682,6 +716,12 @@ def _hold_against_reference(path: Path, exported: "Exported") -> None:
     result = verify.verify(lambda **inputs: run(inputs), exported.goldens, verify.tolerance(Precision.FP32))
     if not result["passed"]:
         raise GateFailed(_difference("the exported graph", exported, result))
+
+
+def _hint(work: Work) -> str:
+    """What to do where a payload differs: random numbers may be to blame."""
+    drawn = _is_lowered(work) and work.goldens != work.real
+    return f"It ran on random numbers: {_REAL}. {_LOOSEN}" if drawn else _LOOSEN
 
 
 def _difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:

@@ -26,7 +26,8 @@ class Source:
         inputs: specs of the inputs; empty where the model tells them itself.
         dims: sizes of the named dimensions.
         weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
-        data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
+        data: .npz with real inputs; its arrays take the place of random ones at the point "opt", and at each point
+            where the graph is lowered.
         trust_pickle: whether files may run code when they are read.
         brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
     """
@@ -220,7 +221,8 @@ def job(
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
     model = replace(
-        model, brief=bool(quantization.calibration.data) and model.data is None and model.frontend == "onnx"
+        model,
+        brief=bool(quantization.calibration.data or quantization.guard.data) and model.frontend == "onnx",
     )
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:

@@ -103,8 +103,8 @@ class TestEfficientNet:
     ) -> None:
         """One table serves both runtimes."""
         out = graph.with_name(target)
-        drawn = ("--tolerance", "cosine=0.9", "--tolerance", "sqnr_db=5")  # it is verified on noise: no image is given
-        made = _int8(graph, target, out, *IMAGES[2:], "--ranges", table, *drawn)
+        np.savez(out.with_suffix(".npz"), x=judged[0][0])  # the table brings no image
+        made = _int8(graph, target, out, *IMAGES[2:], "--ranges", table, "--inputs", out.with_suffix(".npz"))
         run = _runner(out)
         answers = [int(run(x=image).argmax()) for image, _, _ in judged]
         agreement = np.mean([answer == fp32 for answer, (*_, fp32) in zip(answers, judged, strict=True)])
@@ -363,6 +363,31 @@ class TestData:
         answer = planc(*job, cwd=tmp_path)
         assert answer.code == 2
         assert "--ranges ranges.json was made for another graph" in answer.error.replace(f"{tmp_path}/", "")
+
+    @pytest.mark.parametrize("verb", ["compile", "quantize"])
+    def test_a_ready_table_is_verified_on_real_data_where_some_is_known(
+        self, verb: str, workshop: Path, tmp_path: Path
+    ) -> None:
+        """Real numbers are small and positive: what is drawn at random is cut off by the ranges."""
+        x = np.random.default_rng(0).random((8, 3, 8, 8), dtype=np.float32) / 10
+        np.savez(tmp_path / "real.npz", x=x)
+        np.savez(tmp_path / "one.npz", x=x[:1])
+        np.savez(tmp_path / "labelled.npz", x=x, labels=np.arange(8))
+        source = workshop / "conv.onnx"
+        _call("calibrate", source, *SMALL, "--calibration", "real.npz", "-o", "ranges.json", cwd=tmp_path)
+        words = (verb, source, *self.WORDS, "out", "--ranges", "ranges.json", "--overwrite")
+        answer = planc(*words, cwd=tmp_path)
+        assert answer.code == 1, answer.stdout
+        assert "planc: verification runs on random numbers" in answer.stderr
+        assert "It ran on random numbers: --inputs FILE.npz or --eval DATA gives real ones" in answer.error
+        for known in (("--inputs", "one.npz"), ("--eval", "labelled.npz")):
+            answer = planc(*words, *known, cwd=tmp_path)
+            assert answer.code == 0, answer.stderr
+            assert "random" not in answer.stderr
+        np.savez(tmp_path / "empty.npz", x=x[:0])
+        answer = planc(*words, "--inputs", "empty.npz", cwd=tmp_path)
+        assert answer.code == 2
+        assert "float32[0,3,8,8]" in answer.error
 
     def test_the_number_of_samples_costs_no_memory(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
         """512 samples of 196 kB are 100 MB."""
