@@ -389,22 +389,27 @@ class TestData:
         assert answer.code == 2
         assert "float32[0,3,8,8]" in answer.error
 
-    def test_the_number_of_samples_costs_no_memory(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
-        """512 samples of 196 kB are 100 MB."""
+    @pytest.mark.parametrize("what", ["calibrate", "quantize"])
+    def test_the_number_of_samples_costs_no_memory(
+        self, what: str, onnx_file: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """640 samples of 196 kB are 126 MB, to calibrate on or to judge by."""
         text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,3,128,128] x) => (float[batch,8] y) {
             a = Conv<strides=[2,2]>(x, w) r = Relu(a) p = GlobalAveragePool(r) y = Flatten(p)
         }"""
         rng = np.random.default_rng(0)
         source = onnx_file(tmp_path / "m.onnx", text, w=rng.standard_normal((8, 3, 3, 3), dtype=np.float32))
-        images = rng.standard_normal((512, 3, 128, 128), dtype=np.float32)
+        images = rng.standard_normal((640, 3, 128, 128), dtype=np.float32)
         peaks = []
-        for count in (64, 512):
+        for count in (128, 640):
             np.savez(tmp_path / f"{count}.npz", x=images[:count])
-            words = ("--dim", "batch=1..4@1", "--calibration", f"{count}.npz", "-o", f"{count}.json")
-            answer = planc("calibrate", source, *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            words = ("--dim", "batch=1..4@1", "--calibration", f"{count}.npz", "-o", f"{count}.out")
+            if what == "quantize":
+                words += ("-t", "onnxruntime-cpu", "--max-drop", "cosine=0.9", "--eval", f"{count}.npz")
+            answer = planc(what, source, *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
             assert answer.code == 0, answer.stderr
             peaks.append(answer.peak)
-        assert peaks[1] <= 1.1 * peaks[0]
+        assert peaks[1] <= 1.1 * peaks[0], peaks
 
 
 def test_qdq_of_training_is_taken_as_it_is(workshop: Path, tmp_path: Path) -> None:
