@@ -301,9 +301,9 @@ def _without_range(node: "ir.Node", reason: str, shapes: "Shapes") -> Layer:
 
 def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
     """Quantizes the tables of the runtimes that take them; an embedding is a layer without multiplications."""
-    from ..passes import QuantizeEmbeddings
+    from ..passes import SCHEMES, QuantizeEmbeddings
 
-    if how.scheme == "tensorrt":
+    if not SCHEMES[how.scheme].embeddings:
         return []
     quantizing = QuantizeEmbeddings(keep=how.keep)
     layers = [_without_range(node, reason, {}) for node, reason in quantizing.lookups(model)]

@@ -290,6 +290,27 @@ def test_a_weight_of_twelve_layers_is_one(folder: Path, onnx_file: Callable[...,
         assert 64 * 64 <= made["manifest"]["files"][weights]["bytes"] < 2 * 64 * 64
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_table_that_the_last_layer_shares_is_one(target: str, folder: Path, onnx_file: Callable[..., Path]) -> None:
+    """A language model's output projection multiplies by the transposed embedding."""
+    text = """<ir_version: 10, opset_import: ["": 20]> g (int64[batch,words] ids) => (float[batch,words,3000] y) {
+      e = Gather(table, ids) h = MatMul(e, w) r = Relu(h) s = Add(e, r) t = Transpose<perm=[1,0]>(table)
+      y = MatMul(s, t)
+    }"""
+    rng = np.random.default_rng(0)
+    arrays = {"table": rng.standard_normal((3000, 128), np.float32), "w": rng.standard_normal((128, 128), np.float32)}
+    source = onnx_file(folder / "tied.onnx", text, **{name: array / 12 for name, array in arrays.items()})
+    ids = rng.integers(0, 3000, (16, 9))
+    np.savez(folder / "words.npz", ids=ids)
+    words = ("--dim", "batch=1..4@1", "--dim", "words=9", "--calibration", folder / "words.npz")
+    made = _int8(source, target, folder / f"tied-{target}", *words)
+    assert made["manifest"]["quantization"]["products"]["int8"]["nodes"] == 2
+    copy = 3000 * 128
+    assert copy < _payload(folder / f"tied-{target}") < 1.25 * copy
+    wanted, found = (_runner(path)(ids=ids[:2]) for path in (source, folder / f"tied-{target}"))
+    assert (wanted.argmax(-1) == found.argmax(-1)).mean() > 0.9
+
+
 def test_two_runs_give_the_same_bytes(workshop: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32))
     for target in TARGETS:
