@@ -118,10 +118,10 @@ class TestEfficientNet:
         assert _payload(out) <= 0.30 * _payload(plain)
         assert set(made["manifest"]["quantization"]["products"]) == {"int8"}
 
-    @pytest.mark.xfail(reason="measured: noise of the logits 0.164 by channel, 0.210 by tensor; to be understood")
     def test_one_scale_for_a_whole_weight_is_clearly_worse(
         self, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]], folder: Path
     ) -> None:
+        """7 bits: with 8, sums of products saturate on x86 without VNNI, most where channels use the whole range."""
         import onnx_ir as ir
 
         from planc.calibration.table import load
@@ -134,13 +134,14 @@ class TestEfficientNet:
         plain = _runner(optimized)
         for per_channel in (True, False):
             model = ir.load(optimized)
-            InsertQdq(ranges=ranges, per_channel=per_channel)(model)
+            InsertQdq(ranges=ranges, per_channel=per_channel, weight_bits=7)(model)
             path = folder / f"per-channel-{per_channel}.onnx"
             ir.save(model, path)
             run = _runner(path)
             pairs = [(run(x=image), plain(x=image)) for image, *_ in judged[:8]]
             noise[per_channel] = float(np.mean([np.square(one - other).mean() / other.var() for one, other in pairs]))
-        assert noise[False] > 2 * noise[True], noise
+        assert noise[True] < 0.06, noise
+        assert noise[False] > 10 * noise[True], noise
 
 
 def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: ModuleType) -> None:
