@@ -165,7 +165,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
     from ..calibration.table import RangeTable
-    from ..passes import is_kept, layer_name
+    from ..passes import SeparateZeroPoints, is_kept, layer_name
 
     known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
     smoothed = _smooth(model, how, known)
@@ -175,6 +175,8 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
     own = [
         replace(layer, decision="int8", reason="", method=OWN) if layer.reason == _OWN else layer for layer in layers
     ]
+    if how.scheme == "onnxruntime" and any(one.method == OWN for one in own):
+        SeparateZeroPoints()(model)
     for node in model.graph:
         if is_kept(node, how.keep) and any(one.name == layer_name(node) and one.method == OWN for one in own):
             raise UsageError(

@@ -23,6 +23,8 @@ _INTEGER_PRODUCTS = {
     "QLinearConv", "QLinearMatMul",
 }  # fmt: skip
 _FLOAT_PRODUCTS = {"Attention", "Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
+_SAFE = 64
+"""Weights up to it fit, two by two, into 16 bits: 2 * 255 * 64 < 2^15."""
 _BLOCKED_LAYOUT = "com.microsoft.nchwc"
 
 
@@ -67,6 +69,8 @@ def build(model: Path, precision: Precision, options: Options, folder: Path) -> 
     settings.optimized_model_filepath = str(folder / PAYLOAD)
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{PAYLOAD}.data")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    if precision is Precision.INT8 and not host.has_vnni() and _has_wide_weights(model):
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     left_out = ["NchwcTransformer"] if options.portable else []
     try:
         ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
@@ -97,6 +101,24 @@ def _products(graph: "onnx.ModelProto") -> dict[str, int]:
     kinds = [node.op_type for node in protos.nodes(graph)]
     whole = sum(kind in _INTEGER_PRODUCTS for kind in kinds)
     return {"int8": whole, "float": sum(kind in _FLOAT_PRODUCTS for kind in kinds)}
+
+
+def _has_wide_weights(model: Path) -> bool:
+    """Whether sums of products may saturate: training leaves weights of 8 bits, where planc itself uses 7.
+
+    Made uint8, as session.x64quantprecision does, they do not; it fails on weights that several layers share.
+    """
+    from .. import storage
+
+    found = []
+    for node in storage.load(model).graph:
+        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        tensor = weight.const_value if weight is not None else None
+        if weight is not None and tensor is not None and tensor.dtype.name == "INT8":
+            if len(node.outputs[0].uses()) > 1 or len(weight.uses()) > 1:
+                return False
+            found.append(tensor.numpy())
+    return any(max(int(array.max(initial=0)), -int(array.min(initial=0))) > _SAFE for array in found)
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:

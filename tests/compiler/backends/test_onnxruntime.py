@@ -55,6 +55,42 @@ def test_a_portable_payload_has_none_and_requires_nothing(
     np.testing.assert_allclose(result, infer(workshop / "conv.onnx", x=image)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_weights_of_training_do_not_saturate_without_vnni(
+    onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """255 * 127 twice is more than 16 bits hold. Its zero points are apart, as `quantize` leaves them."""
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,64] x) => (float[n,8] y) {
+      q = QuantizeLinear(x, s, u) d = DequantizeLinear(q, s, u) a = DequantizeLinear(v, t, z) m = MatMul(d, a)
+      r = QuantizeLinear(m, b, u) e = DequantizeLinear(r, b, u) c = DequantizeLinear(w, t, z1) y = MatMul(e, c)
+    }"""
+    weights = {"v": np.full((64, 32), 127, np.int8), "w": np.full((32, 8), 127, np.int8)}
+    scales = {"s": np.float32(1 / 255), "t": np.float32(1 / 127), "b": np.float32(64 / 255)}
+    zeros = {"u": np.uint8(0), "z": np.int8(0), "z1": np.int8(0)}
+    graph = onnx_file(tmp_path / "trained.onnx", text, **weights, **scales, **zeros)
+    monkeypatch.setattr(host, "has_vnni", lambda: False)
+    (tmp_path / "out").mkdir()
+    built = backend.build(graph, Precision.INT8, backend.Options(), tmp_path / "out")
+    assert built.effective_precision["products"] == {"int8": 2, "float": 0}
+    x = np.random.default_rng(0).uniform(0.8, 1, (3, 64)).astype(np.float32)
+    (result,) = backend.load(tmp_path / "out", built.session)([x])
+    np.testing.assert_allclose(result, infer(graph, x=x)[0], rtol=0.01)
+
+
+def test_weights_of_training_that_layers_share_are_built_as_ever(
+    onnx_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,32] x) => (float[n,32] y) {
+      q = QuantizeLinear(x, s, u) d = DequantizeLinear(q, s, u) a = DequantizeLinear(v, t, z) m = MatMul(d, a)
+      r = QuantizeLinear(m, s, u) e = DequantizeLinear(r, s, u) y = MatMul(e, a)
+    }"""
+    arrays = {"v": np.full((32, 32), 127, np.int8), "s": np.float32(0.1), "t": np.float32(0.1)}
+    graph = onnx_file(tmp_path / "shared.onnx", text, **arrays, u=np.uint8(0), z=np.int8(0))
+    monkeypatch.setattr(host, "has_vnni", lambda: False)
+    (tmp_path / "out").mkdir()
+    built = backend.build(graph, Precision.INT8, backend.Options(), tmp_path / "out")
+    assert built.effective_precision["products"] == {"int8": 2, "float": 0}
+
+
 def test_threads_reach_the_session(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built, _ = _build(workshop, tmp_path / "out", threads=3)
     assert built.session["intra_op_num_threads"] == 3
