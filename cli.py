@@ -88,8 +88,13 @@ Smoothing = Annotated[float, typer.Option("--smoothing", help="Share of outliers
 MaxDrop = Annotated[
     list[str], typer.Option("--max-drop", metavar="METRIC=VALUE", help="top1=0.5pp, cosine=0.005, sqnr=20, mse=0.01.")
 ]
-Evaluation = Annotated[str, typer.Option("--eval", metavar="DATA", help="Judge by this data; it may hold `labels`.")]
+Evaluation = Annotated[
+    str, typer.Option("--eval", metavar="DATA", help="Judge and verify by this data; it may hold `labels`.")
+]
 State = Annotated[Path | None, typer.Option("--state", metavar="FILE.json", help="Go on with a stopped search.")]
+WriteExclude = Annotated[
+    Path | None, typer.Option("--write-exclude", metavar="FILE", help="List what the search keeps in float.")
+]
 OnnxFile = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")]
 Preset = Annotated[str, typer.Option("--preset", help="List of passes, by target family.")]
 Only = Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")]
@@ -126,6 +131,7 @@ def compile_(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Let other execution providers run what the target's does not.")
     ] = False,
+    write_exclude: WriteExclude = None,
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
@@ -141,7 +147,8 @@ def compile_(
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,
+        dynamic=dynamic,
     )  # fmt: skip
     options = [*option, "allow_fallback=true"] if allow_fallback else option
     job = recipe.job(source, target, precision, options=options, tolerance=tolerance, quantization=quantization)
@@ -335,9 +342,11 @@ def quantize(
     max_drop: MaxDrop = [],  # noqa: B006
     evaluation: Evaluation = "",
     state: State = None,
+    write_exclude: WriteExclude = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print a row for each layer.")] = False,
     inputs: Inputs = [],  # noqa: B006
     dims: Dims = [],  # noqa: B006
+    data: Data = None,
     weights: Weights = None,
     tolerance: Tolerances = [],  # noqa: B006
     overwrite: Overwrite = False,
@@ -351,10 +360,11 @@ def quantize(
     _set_up(output_format, debug)
     from .compiler import pipeline, recipe
 
-    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
+    source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
-        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, dynamic=dynamic,
+        smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,
+        dynamic=dynamic,
     )  # fmt: skip
     job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
@@ -716,7 +726,7 @@ def _print_layers(layers: list[dict[str, Any]]) -> None:
             f"{one['scale']:.4g}" if known else "",
             f"{one['sqnr_db']:.1f}" if one["sqnr_db"] is not None else "",
             f"{one['saturated']:.4%}" if one["saturated"] is not None else "",
-            f"{one['macs']:.3g}",
+            f"{one['macs']:.3g}" if one["macs"] is not None else "",
             f"{one['decision']}{': ' if one['reason'] else ''}{one['reason']}",
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)

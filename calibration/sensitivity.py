@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,19 @@ class Memo:
         path: JSON file, written after each loss; None: kept in memory only.
         digest: of all that a loss depends on besides the set: the model, the data, the ranges. Losses of another digest
             are not used.
+        name: of the search: a file keeps one of each name.
         losses: by a digest of the set; of the ranking and of the search apart, which may use different samples.
+        others: searches of other names, as the file has them.
     """
 
     path: Path | None = None
     digest: str = ""
+    name: str = ""
     losses: dict[str, float] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path, digest: str) -> "Memo":
+    def load(cls, path: Path, digest: str, *, name: str = "") -> "Memo":
         """Reads the state of an earlier search; empty where there is none or it is of another digest.
 
         Raises:
@@ -61,14 +66,17 @@ class Memo:
             OSError: the file cannot be read.
         """
         if not path.exists():
-            return cls(path, digest)
+            return cls(path, digest, name)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            version, known, losses = content["schema_version"], content["digest"], content["losses"]
-            found = {str(key): float(value) for key, value in losses.items()}
+            version, searches = content["schema_version"], dict(content["searches"])
+            if version != SCHEMA_VERSION:
+                return cls(path, digest, name)
+            own = searches.pop(name, {"digest": digest, "losses": {}})
+            found = {str(key): float(value) for key, value in own["losses"].items()}
+            return cls(path, digest, name, found if own["digest"] == digest else {}, searches)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not the state of a sensitivity search") from error
-        return cls(path, digest, found if (version, known) == (SCHEMA_VERSION, digest) else {})
 
     def save(self) -> None:
         """Writes the state whole or not at all."""
@@ -76,7 +84,8 @@ class Memo:
             return
         # As text, for a loss may be infinite or NaN, which JSON does not have.
         losses = {key: repr(value) for key, value in self.losses.items()}
-        content = {"schema_version": SCHEMA_VERSION, "digest": self.digest, "losses": losses}
+        searches = {**self.others, self.name: {"digest": self.digest, "losses": losses}}
+        content = {"schema_version": SCHEMA_VERSION, "searches": searches}
         beside = self.path.with_name(f"{self.path.name}.tmp")
         beside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         beside.replace(self.path)

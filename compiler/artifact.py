@@ -304,7 +304,7 @@ def check_arrays(
 
 
 def _fits(want: int | str, have: int, sizes: dict[str, int]) -> bool:
-    return sizes.setdefault(want, have) == have if isinstance(want, str) else want == have
+    return have > 0 and sizes.setdefault(want, have) == have if isinstance(want, str) else want == have
 
 
 def _wrong_names(specs: Sequence[TensorSpec], arrays: Mapping[str, object]) -> UsageError:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+_MOST_WORDS = 40
+
 
 class PlancError(Exception):
     """An error that a user can cause.
@@ -111,4 +113,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     if near:
         return f"Did you mean {near[0]!r}?"
-    return f"Known: {', '.join(words)}" if words else ""
+    more = ", ..." if len(words) > _MOST_WORDS else ""
+    return f"Known: {', '.join(words[:_MOST_WORDS])}{more}" if words else ""

@@ -193,9 +193,18 @@ def write_depfile(path: Path, output: Path, sources: Sequence[Path]) -> None:
         f"{escape(output)}: {' '.join(map(escape, sources))}",
         *(f"{escape(source)}:" for source in sources),
     ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        IOFailed: the place cannot be written to.
+    """
     with staging(path) as folder:
         staged = folder / path.name
-        staged.write_text("\n".join(lines) + "\n")
+        staged.write_text(text, encoding="utf-8")
         publish(staged, path)
 
 

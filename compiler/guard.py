@@ -15,6 +15,7 @@ from . import calibrate, files, plugins, quantize, recipe, user_code
 from .errors import GateFailed, UsageError
 from .recipe import Job
 from .shapes import TensorSpec
+from .spool import Column, Spool
 from .worker import Emit
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class Evaluation:
         digest: sha256 of all of it.
     """
 
-    feeds: list[dict[str, np.ndarray]]
-    references: list[dict[str, np.ndarray]]
+    feeds: Spool
+    references: Spool
     labels: list[np.ndarray] | None
     digest: str
 
@@ -123,11 +124,11 @@ def search(
     """
     guard = job.quantization.guard
     bounds = [bound_of(text) for text in guard.bounds]
-    emit("stage", "reference")
-    data = evaluation(guard, job.quantization.calibration, specs, graph)
-    digest = _digest(data.digest, calibrate.graph_digest(graph), table, how, guard.bounds, job)
-    memo = _memo(guard.state, digest)
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
+        emit("stage", "reference")
+        data = evaluation(guard, job.quantization.calibration, specs, graph, Path(place))
+        digest = _digest(data.digest, calibrate.graph_digest(graph), table, how, guard.bounds, job)
+        memo = _memo(guard.state, digest, job.target.name)
         trial = _Trial(job, graph, how, table, data, bounds, Path(place))
         nodes = trial.layers()
         emit("stage", "guard")
@@ -180,7 +181,7 @@ def bound_of(text: str) -> Bound:
 
 
 def evaluation(
-    guard: recipe.Guard, calibration: recipe.Calibration, specs: Sequence[TensorSpec], graph: Path
+    guard: recipe.Guard, calibration: recipe.Calibration, specs: Sequence[TensorSpec], graph: Path, place: Path
 ) -> Evaluation:
     """Reads the evaluation data, or else that of the calibration, and runs the FP32 graph on it.
 
@@ -189,6 +190,7 @@ def evaluation(
         calibration: names data that takes its place.
         specs: of the model's inputs.
         graph: the ONNX file.
+        place: folder for many samples.
 
     Raises:
         UsageError: there is no data, or it does not fit.
@@ -202,13 +204,15 @@ def evaluation(
         data = calibrate.Data(guard.data, specs, None, option="--eval", labels=labels)
     else:
         data = calibrate.Data(calibration.data, specs, calibration.samples, labels=labels)
-    feeds = list(data)
+    feeds, references, run = Spool(place), Spool(place), runner(graph)
+    for feed in data:
+        feeds.append(feed)
+        references.append(run(feed))
     labels = _per_sample(labels, data) if labels else labels
-    run = runner(graph)
     digest = hashlib.sha256(data.tally.digest().encode())
     for label in labels:
         digest.update(np.ascontiguousarray(label).tobytes())
-    return Evaluation(feeds, [run(feed) for feed in feeds], labels or None, digest.hexdigest())
+    return Evaluation(feeds, references, labels or None, digest.hexdigest())
 
 
 def _per_sample(labels: list[np.ndarray], data: calibrate.Data) -> list[np.ndarray]:
@@ -263,12 +267,13 @@ class _Trial:
         return self.known[kept]
 
     def _measure(self, kept: frozenset[str]) -> list[float]:
-        outputs = self._run(kept, self.data.feeds, self._backend)
+        count = len(self.data.feeds)
+        outputs = self._run(kept, count, self._backend)
         try:
             return [
                 max(
                     bound.loss(
-                        [one[name] for one in outputs], [one[name] for one in self.data.references], self.data.labels
+                        Column(outputs, name, count), Column(self.data.references, name, count), self.data.labels
                     )
                     for name in names
                 )
@@ -280,37 +285,39 @@ class _Trial:
     @property
     def judged(self) -> dict[str, list[str]]:
         """Outputs by bound: all of floats for errors, the first for an answer; what is an input, too, tells nothing."""
-        reference = {
-            name: array for name, array in self.data.references[0].items() if name not in self.data.feeds[0]
-        } or self.data.references[0]
+        given, everything = self.data.feeds[0], self.data.references[0]
+        reference = {name: array for name, array in everything.items() if name not in given} or everything
         first, floats = list(reference)[:1], [name for name, array in reference.items() if array.dtype.kind == "f"]
         error = [isinstance(bound, metrics.Bound) and bound.metric != "top1" for bound in self.bounds]
         return {str(bound): (floats or first) if one else first for bound, one in zip(self.bounds, error, strict=True)}
 
     def rank(self, kept: frozenset[str]) -> float:
         """Returns the noise at the outputs on a few samples, by ONNX Runtime on the lowered graph."""
-        some = self.data.feeds[:_RANKED_SAMPLES]
-        outputs = self._run(kept, some, _plain)
+        count = min(len(self.data.feeds), _RANKED_SAMPLES)
+        outputs = self._run(kept, count, _plain)
         noises = [
-            metrics.mse([one[name] for one in outputs], [one[name] for one in self.data.references[: len(some)]])
-            for name in self.data.references[0]
-            if self.data.references[0][name].dtype.kind == "f"
+            metrics.mse(Column(outputs, name, count), Column(self.data.references, name, count))
+            for name, array in self.data.references[0].items()
+            if array.dtype.kind == "f"
         ]
         return max(noises, default=0.0)
 
     def _run(
         self,
         kept: frozenset[str],
-        feeds: Sequence[Mapping[str, np.ndarray]],
+        count: int,
         load: Callable[[Path], Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]],
-    ) -> list[dict[str, np.ndarray]]:
+    ) -> Spool:
+        """Outputs of the first `count` samples, at least."""
         if self.origins and kept >= set(self.origins):  # nothing is lowered
-            return self.data.references[: len(feeds)]
+            return self.data.references
         path = self.place / "trial.onnx"
         how = replace(self.how, keep=(*self.how.keep, *sorted(kept)))
         quantize.lower(self.graph, path, how, self.table)
-        run = load(path)
-        return [run(feed) for feed in feeds]
+        run, outputs = load(path), Spool(self.place)
+        for index in range(count):
+            outputs.append(run(self.data.feeds[index]))
+        return outputs
 
     def _backend(self, path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         backend = plugins.load("backends", self.job.target.backend)
@@ -343,11 +350,12 @@ def _excess(bound: Bound, loss: float) -> float:
     return float("inf") if loss != loss else max(loss - bound.most, 1e-12) / max(abs(bound.most), 1e-6)
 
 
-def _memo(state: Path | None, digest: str) -> sensitivity.Memo:
+def _memo(state: Path | None, digest: str, target: str) -> sensitivity.Memo:
+    """What an earlier search for the target has measured: the candidates of one build share a file."""
     if state is None:
         return sensitivity.Memo(digest=digest)
     try:
-        return sensitivity.Memo.load(state, digest)
+        return sensitivity.Memo.load(state, digest, name=target)
     except ValueError as error:
         raise UsageError(f"--state {error}", hint="Give another file, or remove it") from error
 

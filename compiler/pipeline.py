@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import artifact, files, host, optimize, plugins, recipe, user_code, worker
+from . import artifact, exclusions, files, host, optimize, plugins, recipe, user_code, worker
 from .artifact import Artifact
 from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
 from .recipe import Job, Source
@@ -29,6 +29,8 @@ from .target import Precision
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..calibration.table import RangeTable
     from .backends import Built
     from .bisect import Fault
@@ -42,6 +44,8 @@ MOST_GOLDEN_BYTES = 16 << 20
 _NEAR_TIE = 0.97
 _PLANC = "planc"
 _LOOSEN = "Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error"
+
+_REAL = "--inputs FILE.npz or --eval DATA gives real ones"
 
 
 @dataclass
@@ -89,9 +93,13 @@ class Work:
 
     @property
     def goldens(self) -> Path:
-        """Golden data: of random inputs, or of a calibration sample."""
-        real = self.folder / "real.npz"
-        return real if real.exists() and self.job.source.data is None else self.folder / "all.npz"
+        """Golden data: of real inputs at each point, or as the frontend has made them."""
+        return self.real if self.real.exists() else self.folder / "all.npz"
+
+    @property
+    def real(self) -> Path:
+        """Golden data of a lowered graph, where some real inputs are known."""
+        return self.folder / "real.npz"
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,7 @@ def run(job: Job, out: Path, *, limits: Limits, overwrite: bool = False, on_even
             "failed_candidates": {name: str(error) for name, error in failures.items()},
         }
         (best.payload / artifact.REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        _list_excluded(best)
         status = "replaced" if out.exists() and any(out.iterdir()) else "built"
         if status == "replaced" and not overwrite and artifact.same_content(out, best.manifest):
             return Result(artifact.read(out), "unchanged", report, sources)
@@ -301,12 +310,13 @@ def quantize_file(
         raise UsageError(f"{job.target.name} has no layout of its own", hint=f"Give one of its backends: -t {names}")
     if job.precision not in plugins.load("backends", job.target.backend).LOWERED:
         raise UsageError(
-            f"{job.target.name} takes {job.precision} from its own compiler, not from the graph",
+            f"{job.target.name} takes {job.precision.upper()} from its own compiler, not from the graph",
             hint="Run planc compile, or give -t null",
         )
     with files.staging(out) as folder:
         work = _lowered(job, folder, ("optimize", "calibrate", "lower"), limits, on_event)
         metrics = worker.call(_write_lowered, work, folder / out.name, limits=limits, on_event=on_event)
+        _list_excluded(work)
         status = files.publish_onnx(folder / out.name, out, overwrite)
     assert work.lowered
     return {
@@ -317,6 +327,13 @@ def quantize_file(
         "verification": metrics,
         "seconds": {name: round(value, 3) for name, value in work.seconds.items()},
     }
+
+
+def _list_excluded(work: Work) -> None:
+    """Writes the list of what the guard found, where one is wanted."""
+    wanted = work.job.quantization
+    if wanted.guard.listing is not None and work.guarded is not None:
+        exclusions.write(wanted.guard.listing, work.guarded.facts["excluded"], wanted.keep)
 
 
 def _lowered(job: Job, folder: Path, names: tuple[str, ...], limits: Limits, on_event: Emit | None) -> Work:
@@ -348,7 +365,7 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
     bounds = verify.tolerance(work.job.precision, work.job.tolerance)
     result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
     if not result["passed"]:
-        raise GateFailed(_difference("the lowered graph", work.model, result), hint=_LOOSEN)
+        raise GateFailed(_difference("the lowered graph", work.model, result), hint=_hint(work))
     return result
 
 
@@ -447,25 +464,51 @@ def _optimize(work: Work, emit: Emit) -> None:
 
 
 def _calibrate(work: Work, emit: Emit) -> None:
-    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome."""
+    """Leaves ranges, and golden data of real inputs, for what is lowered."""
+    if not _is_lowered(work):
+        return
+    sample = _ranges(work, emit)
+    if not work.real.exists():  # by another candidate
+        _make_golden(work, sample, emit)
+
+
+def _ranges(work: Work, emit: Emit) -> "Mapping[str, np.ndarray] | None":
+    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome. Returns a sample of the calibration."""
     wanted, precision = work.job.quantization.calibration, work.job.precision
-    if not _is_lowered(work) or work.job.quantization.dynamic or work.table is not None:  # by another candidate
-        return
+    if work.job.quantization.dynamic or work.table is not None:  # by another candidate
+        return None
     if precision is not Precision.INT8 and not wanted.given:
-        return
-    from . import calibrate, golden, quantize, reference
+        return None
+    from . import calibrate, quantize
 
     if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
-        return
+        return None
     model = work.model
     work.table, sample = calibrate.measure(
         work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
     )
-    if sample is not None:
-        if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
-            _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
-        made = golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims)
-        golden.save(work.folder / "real.npz", made)
+    return sample
+
+
+def _make_golden(work: Work, sample: "Mapping[str, np.ndarray] | None", emit: Emit) -> None:
+    """Makes golden data of the user's inputs, else of a sample of the calibration, else of one to judge by.
+
+    What numbers are drawn at random says little of INT8: ranges are those of real data.
+    """
+    from . import calibrate, golden, reference
+
+    model, wanted = work.model, work.job.quantization
+    if work.job.source.data is not None:
+        sample = files.load_arrays(work.job.source.data)
+    elif sample is None and wanted.guard.data:
+        sample = next(iter(calibrate.Data(wanted.guard.data, model.inputs, 1, option="--eval")))
+    if sample is None:
+        if work.job.precision is Precision.INT8 and not wanted.calibration.random:
+            emit("note", f"verification runs on random numbers: {_REAL}")
+        return
+    if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
+        _hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / "all.npz"))))
+    golden.save(work.real, golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims))
 
 
 def _lower(work: Work, emit: Emit) -> None:
@@ -526,7 +569,7 @@ def _verify(work: Work, emit: Emit) -> None:
         session, what = lambda **inputs: run(inputs), "the graph that was compiled"
     result = verify.verify(session, goldens, bounds)
     if not result["passed"]:
-        raise GateFailed(_difference(what, work.model, result), hint=_LOOSEN)
+        raise GateFailed(_difference(what, work.model, result), hint=_hint(work))
     said = {"reference": _reference_of(work), **result}
     manifest["verification"] = said if reason is None else artifact.not_executed(reason, said)
     manifest["verification"]["golden_points"] = [one.label for one in kept]
@@ -690,6 +733,12 @@ def _hold_against_reference(path: Path, exported: "Exported") -> None:
     result = verify.verify(lambda **inputs: run(inputs), exported.goldens, verify.tolerance(Precision.FP32))
     if not result["passed"]:
         raise GateFailed(_difference("the exported graph", exported, result))
+
+
+def _hint(work: Work) -> str:
+    """What to do where a payload differs: random numbers may be to blame."""
+    drawn = _is_lowered(work) and work.goldens != work.real
+    return f"It ran on random numbers: {_REAL}. {_LOOSEN}" if drawn else _LOOSEN
 
 
 def _difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:

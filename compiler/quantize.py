@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..calibration.table import RangeTable
     from ..passes import InsertQdq
+    from .effect import Shapes
 
 _SCHEMED = ("onnxruntime", "openvino", "tensorrt")
 """Backends and families with a scheme; any other gets that of the first."""
@@ -56,7 +57,7 @@ class Layer:
         name: of the node.
         origin: path of the PyTorch module that it came from; empty where unknown.
         op: its operator.
-        macs: multiplications at the point "opt".
+        macs: multiplications at the point "opt"; None where shapes are not known.
         decision: "int8", "fp16", "bf16" or "float".
         reason: why it is "float"; empty where it is not.
         tensor: INT8: the activation that it reads.
@@ -71,7 +72,7 @@ class Layer:
     name: str
     origin: str
     op: str
-    macs: int
+    macs: int | None
     decision: str
     reason: str
     tensor: str = ""
@@ -149,7 +150,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 
     model = storage.load(graph)
     wanted = signature(model)
-    require_known(model, how.keep)
+    require_known(model, how)
     lowering = _to_half if how.precision is not Precision.INT8 else _to_dynamic if how.dynamic else _to_int8
     layers, smoothed = lowering(model, how, table)
     if how.precision is Precision.INT8:
@@ -162,7 +163,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
     if _NAMES[how.precision] not in counts:
         reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.reason))
         raise BuildFailed(
-            f"{how.precision} had no effect: "
+            f"{how.precision.upper()} had no effect: "
             + ("; ".join(reasons[:3]) or f"the graph has no matrix product{'' if how.dynamic else ' or convolution'}"),
             hint="planc quantize --explain shows each layer" if layers else "Build it with -p fp32",
         )
@@ -174,7 +175,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
     from ..calibration.table import RangeTable
-    from ..passes import is_kept, layer_name
+    from ..passes import SeparateZeroPoints, is_kept, layer_name
 
     known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
     smoothed = _smooth(model, how, known)
@@ -184,6 +185,8 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
     own = [
         replace(layer, decision="int8", reason="", method=OWN) if layer.reason == _OWN else layer for layer in layers
     ]
+    if how.scheme == "onnxruntime" and any(one.method == OWN for one in own):
+        SeparateZeroPoints()(model)
     for node in model.graph:
         if is_kept(node, how.keep) and any(one.name == layer_name(node) and one.method == OWN for one in own):
             raise UsageError(
@@ -195,9 +198,11 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Quantizes weights, and activations when they are there; returns a row per product."""
     from ..passes import QuantizeDynamic
+    from . import effect
 
     quantizing = QuantizeDynamic(keep=how.keep, weight_bits=how.weight_bits)
-    layers = [_without_range(node, reason, how) for node, reason in quantizing.products(model)]
+    shapes = effect.shapes_at(model, how.sizes)
+    layers = [_without_range(node, reason, shapes) for node, reason in quantizing.products(model)]
     quantizing(model)
     return layers, []
 
@@ -217,12 +222,13 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
         else (),
     )
     kept = dict(converting.kept(model))
+    shapes = effect.shapes_at(model, how.sizes)
     layers = [
         Layer(
             name=layer_name(node),
             origin=node.metadata_props.get(ORIGIN, ""),
             op=node.op_type,
-            macs=effect.macs(node, how.sizes),
+            macs=effect.macs(node, shapes),
             decision="float" if node in kept else str(how.precision),
             reason=kept.get(node, ""),
         )
@@ -240,8 +246,8 @@ OWN = "trained"
 _OWN = "it has Q/DQ of its own"
 
 
-def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
-    """Checks that each name or glob is that of a node or module of the graph.
+def require_known(model: "ir.Model", how: Lowering) -> None:
+    """Checks that each name or glob to keep is that of a node or module that would be lowered.
 
     Raises:
         UsageError: one is not.
@@ -249,17 +255,21 @@ def require_known(model: "ir.Model", keep: tuple[str, ...]) -> None:
     from ..passes import ORIGIN, is_kept, layer_name
     from .errors import did_you_mean
 
-    nodes = [node for node in model.graph if node.op_type in (*_products(), "Gather")]
-    for one in keep:
+    nodes = _lowerable(model, how) if how.keep else []
+    for one in how.keep:
         if not any(is_kept(node, (one,)) for node in nodes):
             names = [name for node in nodes for name in (layer_name(node), node.metadata_props.get(ORIGIN)) if name]
-            raise UsageError(f"--exclude {one}: no layer has that name", hint=did_you_mean(one, names[:40]))
+            raise UsageError(f"--exclude {one}: no layer has that name", hint=did_you_mean(one, names))
 
 
-def _products() -> tuple[str, ...]:
+def _lowerable(model: "ir.Model", how: Lowering) -> "list[ir.Node]":
+    """INT8 is decided by product and embedding, 16 bits by node."""
+    from ..passes import ConvertPrecision
     from .effect import PRODUCTS
 
-    return PRODUCTS
+    if how.precision is not Precision.INT8:
+        return ConvertPrecision().candidates(model)
+    return [node for node in model.graph if node.op_type in (*PRODUCTS, "Gather")]
 
 
 def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, tuple[float, float]]:
@@ -286,7 +296,7 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, 
     return ranges
 
 
-def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
+def _without_range(node: "ir.Node", reason: str, shapes: "Shapes") -> Layer:
     from ..passes import ORIGIN, layer_name
     from . import effect
 
@@ -294,7 +304,7 @@ def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
         name=layer_name(node),
         origin=node.metadata_props.get(ORIGIN, ""),
         op=node.op_type,
-        macs=effect.macs(node, how.sizes),
+        macs=effect.macs(node, shapes),
         decision="float" if reason else "int8",
         reason=reason,
         tensor=(node.inputs[0].name or "") if node.inputs[0] is not None else "",
@@ -303,12 +313,12 @@ def _without_range(node: "ir.Node", reason: str, how: Lowering) -> Layer:
 
 def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
     """Quantizes the tables of the runtimes that take them; an embedding is a layer without multiplications."""
-    from ..passes import QuantizeEmbeddings
+    from ..passes import SCHEMES, QuantizeEmbeddings
 
-    if how.scheme == "tensorrt":
+    if not SCHEMES[how.scheme].embeddings:
         return []
     quantizing = QuantizeEmbeddings(keep=how.keep)
-    layers = [_without_range(node, reason, how) for node, reason in quantizing.lookups(model)]
+    layers = [_without_range(node, reason, {}) for node, reason in quantizing.lookups(model)]
     quantizing(model)
     return layers
 
@@ -339,7 +349,7 @@ def _layers(
     from ..passes import ORIGIN, SCHEMES, layer_name
     from . import effect
 
-    found = inserting.regions(model)
+    found, shapes = inserting.regions(model), effect.shapes_at(model, how.sizes)
     ranges = {name: (low, high) for name, low, high in inserting.ranges}
     symmetric = SCHEMES[how.scheme].symmetric
     for node in model.graph:
@@ -363,7 +373,7 @@ def _layers(
             scale=max(-low, high) / 127 if symmetric else (high - low) / 255,
             sqnr_db=choice.sqnr_db if choice else None,
             saturated=choice.saturated if choice else None,
-            macs=effect.macs(node, how.sizes),
+            macs=effect.macs(node, shapes),
             decision="float" if reason else "int8",
             reason=reason,
         )

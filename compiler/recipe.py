@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import host, shapes
+from . import exclusions, host, shapes
 from .errors import Unavailable, UsageError, did_you_mean
 from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
@@ -26,7 +26,8 @@ class Source:
         inputs: specs of the inputs; empty where the model tells them itself.
         dims: sizes of the named dimensions.
         weights: state dict that is loaded into the module (.pt, .pth, .safetensors).
-        data: .npz with real inputs; its arrays take the place of random ones at the point "opt".
+        data: .npz with real inputs; its arrays take the place of random ones at the point "opt", and at each point
+            where the graph is lowered.
         trust_pickle: whether files may run code when they are read.
         brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
     """
@@ -83,12 +84,14 @@ class Guard:
         bounds: such as "top1=0.5pp", see `calibration/metrics.py`.
         data: as `Calibration.data`; empty for the calibration data.
         state: file that keeps what was measured, for a search that goes on later.
+        listing: file that gets the names of the layers that were found, see `exclusions`.
         budget: most graphs that are built and measured.
     """
 
     bounds: tuple[str, ...] = ()
     data: str = ""
     state: Path | None = None
+    listing: Path | None = None
     budget: int = 200
 
 
@@ -177,6 +180,9 @@ def source(
     if weights is not None:
         require_file(weights)
     known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    for symbol in (symbol for spec in known.inputs for symbol in spec.symbols if known.frontend == "torch"):
+        if not symbol.isidentifier():
+            raise UsageError(f"--input: torch takes no dimension called {symbol!r}", hint="Write a word, such as batch")
     return replace(known, weights=weights, trust_pickle=trust_pickle)
 
 
@@ -215,20 +221,21 @@ def job(
     pairs = tuple(_pair("-O", text) for text in options)
     asked = find_precision(precision)
     model = replace(
-        model, brief=bool(quantization.calibration.data) and model.data is None and model.frontend == "onnx"
+        model,
+        brief=bool(quantization.calibration.data or quantization.guard.data) and model.frontend == "onnx",
     )
     made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
     if asked is Precision.INT8:
         require_data(quantization, model)
     elif asked is not Precision.FP32 and quantization != Quantization() and not _lowered(made):
         raise UsageError(
-            f"{target} gets {asked} from its own compiler: calibration, bounds and --exclude do nothing there",
+            f"{target} gets {asked.upper()} from its own compiler: calibration, bounds and --exclude do nothing there",
             hint="Leave them out, or lower the graph yourself: planc quantize -t null",
         )
     elif quantization.dynamic:
-        raise UsageError(f"--dynamic goes with -p int8, not with {asked}", hint="Add -p int8")
+        raise UsageError(f"--dynamic goes with -p int8, not with {asked.upper()}", hint="Add -p int8")
     elif asked is Precision.FP32 and quantization != Quantization():
-        raise UsageError("calibration and accuracy bounds go with lower precisions, not with fp32", hint="Add -p int8")
+        raise UsageError("calibration and accuracy bounds go with lower precisions, not with FP32", hint="Add -p int8")
     for candidate in candidates(made):
         backend_options(candidate)
     return made
@@ -253,6 +260,7 @@ def quantization(
     max_drop: Sequence[str] = (),
     evaluation: str = "",
     state: Path | None = None,
+    listing: Path | None = None,
     dynamic: bool = False,
 ) -> Quantization:
     """Checks the words that say how to quantize.
@@ -289,6 +297,11 @@ def quantization(
         raise UsageError("--ranges has samples and a method of its own", hint="Leave --samples and --method out")
     if dynamic and (data or table or random or samples):
         raise UsageError("--dynamic takes no calibration: activations are measured when they come", hint="Drop one")
+    for option, file in (("--state", state), ("--write-exclude", listing)):
+        if file is not None and not max_drop:
+            raise UsageError(f"{option} goes with a search", hint="Add --max-drop METRIC=VALUE")
+    if listing is not None:
+        exclusions.require_replaceable(listing)
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
     files = {file for text in (data, evaluation, *max_drop) for file in _files(text)}
@@ -297,7 +310,7 @@ def quantization(
         Calibration(data, samples, method, table, random),
         kept,
         smoothing,
-        Guard(bounds, evaluation, state),
+        Guard(bounds, evaluation, state, listing),
         dynamic,
         tuple(sorted(files)),
     )
@@ -340,14 +353,8 @@ def _drop(text: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-    """The names of one --exclude: a file of them, a line each, or one name or glob."""
-    if not text.startswith("@"):
-        return [text]
-    from .files import require_file
-
-    require_file(Path(text[1:]))
-    lines = (line.partition("#")[0].strip() for line in Path(text[1:]).read_text().splitlines())
-    return [line for line in lines if line]
+    """The names of one --exclude: a file of them, or one name or glob."""
+    return exclusions.read(Path(text[1:])) if text.startswith("@") else [text]
 
 
 def tolerances(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -407,7 +414,9 @@ def candidates(job: Job) -> list[Job]:
     if not able:
         several = len(reasons) > 1
         told = "; ".join(f"{name}: {reason}" if several else str(reason) for name, reason in reasons.items())
-        raise Unavailable(f"{job.target.name} cannot build {job.precision} here: {told}", hint="See planc doctor")
+        raise Unavailable(
+            f"{job.target.name} cannot build {job.precision.upper()} here: {told}", hint="See planc doctor"
+        )
     return able
 
 

@@ -18,7 +18,8 @@ DTYPES = (
 _INPUT = re.compile(r"(?P<name>[^=]+)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?::(?P<low>[^.]+(?:\.\d+)?)\.\.(?P<high>.+))?")
 _RANGE = re.compile(r"(?P<min>\d+)\.\.(?P<max>\d+)(?:@(?P<opt>\d+))?", re.ASCII)
 _INTEGER = re.compile(r"(?P<unsigned>u?)int(?P<bits>\d+)")
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_SYMBOL = re.compile(r"[^\s,\[\]=|]+")  # as ONNX files have them: p2o.DynamicDimension.0
+_NUMBER_LIKE = re.compile(r"[\d.+-]")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def parse_dim(text: str) -> Dim:
         UsageError: the text is not of that form or the sizes contradict each other.
     """
     name, _, rest = (part.strip() for part in text.partition("="))
-    if not _IDENTIFIER.fullmatch(name) or not rest:
+    if not _SYMBOL.fullmatch(name) or not rest:
         raise UsageError(
             f"--dim {text!r} is not of the form NAME=min..max@opt",
             hint="Write --dim batch=1..32@8, seq=128|256 or batch=8",
@@ -207,7 +208,7 @@ def _distinct(wanted: Iterable[Point]) -> tuple[Point, ...]:
 def _size(text: str, size: str) -> int | str:
     if size.isdecimal() and size.isascii() and int(size) > 0:
         return int(size)
-    if _IDENTIFIER.fullmatch(size):
+    if _SYMBOL.fullmatch(size) and not _NUMBER_LIKE.match(size):
         return size
     raise UsageError(
         f"--input {text!r}: {size!r} is neither a positive size nor a name",

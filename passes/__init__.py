@@ -38,6 +38,7 @@ from .quantize_dynamic import QuantizeDynamic
 from .quantize_embeddings import QuantizeEmbeddings
 from .remove_noops import RemoveNoops
 from .remove_unused import RemoveUnused
+from .separate_zero_points import SeparateZeroPoints
 from .simplify_attention import SimplifyAttention
 from .smooth_activations import SmoothActivations, channelled, smoothed_name
 from .strip_metadata import StripMetadata
@@ -57,6 +58,7 @@ __all__ = [
     "QuantizeDynamic",
     "QuantizeEmbeddings",
     "RemoveUnused",
+    "SeparateZeroPoints",
     "SmoothActivations",
     "StripMetadata",
     "UpgradeOpset",
@@ -127,6 +129,7 @@ EXTRA: tuple[Pass, ...] = (
     InsertQdq(),
     QuantizeDynamic(),
     QuantizeEmbeddings(),
+    SeparateZeroPoints(),
     SmoothActivations(),
 )
 """Passes of no preset, for --pass; their docstrings say why."""

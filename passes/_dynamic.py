@@ -5,10 +5,9 @@ import onnx_ir as ir
 
 from ._base import ORIGIN
 from ._constants import new_constant, new_lazy
-from ._embeddings import is_lookup, look_up, rank
+from ._embeddings import look_up, lookups
 from ._integers import lazy, weight_scale, with_room_for_bias
-from ._match import producer
-from ._regions import is_kept, is_weight, layer_name
+from ._regions import layer_name, weight_of
 
 _SPREAD = frozenset({"Elu", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Mul", "Relu", "Swish"})
 _LEAST_ROW = 1e-30
@@ -105,7 +104,7 @@ class Writer:
 
     def _weight(self, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Integers [inner, channels], scales [channels] and zero points [channels] of a weight."""
-        value, transposed = weight_of(node)
+        value, transposed = operand_of(node)
         assert value is not None
         if (value, transposed) not in self.weights:
             tensor, axis, bits = value.const_value, 0 if transposed else 1, self.bits
@@ -120,12 +119,8 @@ class Writer:
     def share(self) -> None:
         """Lets the embeddings whose table a projection shares pick from its integers: rows are its channels."""
         for (table, transposed), (whole, scales, _) in self.weights.items():
-            lookups = [use.node for use in table.uses() if transposed and is_lookup(use.node, self.graph)]
-            for node in dict.fromkeys(lookups):
-                ids = node.inputs[1]
-                known = node.inputs[0] is table and ids is not None and rank(ids) is not None
-                if known and not is_kept(node, self.keep):
-                    look_up(node, whole, scales, columns=True)
+            for node in lookups(table, self.graph, self.keep) if transposed else ():
+                look_up(node, whole, scales, columns=True)
 
     def _constant(self, name: str, array: np.ndarray) -> ir.Value:
         key = (array.dtype.str, array.shape, array.tobytes())
@@ -134,20 +129,10 @@ class Writer:
         return self.constants[key]
 
 
-def weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
+def operand_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
     """Returns the constant matrix that a product multiplies by, or None, and whether by its transpose."""
-    right = node.inputs[1]
-    if is_weight(right):
-        return right, node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-    turned = producer(right, "Transpose")
-    if node.op_type != "MatMul" or turned is None or turned.graph is not node.graph or not is_weight(turned.inputs[0]):
-        return None, False
-    table = turned.inputs[0]
-    return (table, True) if table is not None and rank(table) == 2 and _swaps(turned) else (None, False)
-
-
-def _swaps(node: ir.Node) -> bool:
-    return tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
+    weight, turned = weight_of(node)
+    return weight, turned or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1)
 
 
 def _describe(made: ir.Node, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:

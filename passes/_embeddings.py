@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from ._base import ORIGIN
 from ._constants import free_constant
+from ._regions import is_kept
 
 
 def is_lookup(node: ir.Node, graph: ir.Graph) -> bool:
@@ -13,6 +14,13 @@ def is_lookup(node: ir.Node, graph: ir.Graph) -> bool:
     if node.domain != "" or node.op_type != "Gather" or node.graph is not graph or table is None:
         return False
     return table.dtype is ir.DataType.FLOAT and rank(table) == 2 and node.attributes.get_int("axis", 0) in (0, -2)
+
+
+def lookups(table: ir.Value, graph: ir.Graph, keep: tuple[str, ...]) -> list[ir.Node]:
+    """Returns what picks rows of a table whose integers a product has, and may pick from them."""
+    nodes = dict.fromkeys(use.node for use in table.uses() if is_lookup(use.node, graph) and use.idx == 0)
+    known = [node for node in nodes if node.inputs[1] is not None and rank(node.inputs[1]) is not None]
+    return [node for node in known if not is_kept(node, keep)]
 
 
 def rank(value: ir.Value) -> int | None:

@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from ._base import ORIGIN
 from ._constants import free_constant
+from ._embeddings import look_up, lookups
 from ._integers import Grid, grid, integers, lazy, weight_scale, with_room_for_bias
-from ._regions import Regions, bias_of, bounds, is_plain, is_weight
+from ._regions import Regions, bias_of, bounds, is_plain, weight_of
 from ._schemes import Scheme
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class PairWriter:
         ranges: Mapping[str, tuple[float, float]],
         weight_bits: int,
         per_channel: bool,
+        keep: tuple[str, ...],
     ) -> None:
         self.graph = graph
         self.found = found
@@ -47,25 +49,29 @@ class PairWriter:
         self.ranges = ranges
         self.weight_bits = weight_bits
         self.per_channel = per_channel
+        self.keep = keep
         self.activations: dict[ir.Value, Grid] = {}
         self.scales: dict[tuple[ir.Value, int | None], np.ndarray] = {}
         self.names = {node.name for node in graph.all_nodes()}
         self.constants: dict[object, ir.Value] = {}
-        self.weights: dict[tuple[ir.Value, int | None], ir.Value] = {}
+        self.weights: dict[tuple[ir.Value, int | None, bool], ir.Value] = {}
 
     def write(self) -> None:
         """Quantizes activations, then weights and biases."""
         for value, everywhere in self.found.values.items():
             self._put_pair(value, everywhere)
         nodes = [
-            node for node in self.found.nodes if node.op_type in self.scheme.products and is_weight(node.inputs[1])
+            node for node in self.found.nodes if node.op_type in self.scheme.products and weight_of(node)[0] is not None
         ]
         for node in nodes:
             self._measure(node)
         places = [(node, 1) for node in nodes] + [place for node in nodes if (place := bias_of(node)) is not None]
         old = dict.fromkeys(_found(node.inputs[index]) for node, index in places)
+        old |= dict.fromkeys(map(_weight_of, nodes))
         for node in nodes:
             self._put_weight(node)
+        if self.scheme.embeddings:
+            self._share()
         for value in old:
             if not value.uses() and not value.is_graph_output() and value.name is not None:
                 self.graph.initializers.pop(value.name, None)
@@ -119,10 +125,14 @@ class PairWriter:
         self.scales[weight, axis] = with_room_for_bias(self.scales[weight, axis], bias, step)
 
     def _put_weight(self, node: ir.Node) -> None:
-        weight, axis = _weight_of(node), self._axis(node)
+        (weight, turned), axis = weight_of(node), self._axis(node)
+        assert weight is not None
         place, bias = bias_of(node), self._integer_bias(node)
         scale = self.scales[weight, axis]
-        node.replace_input_with(1, self._weight(node, weight, scale, axis))
+        right = _found(node.inputs[1])
+        node.replace_input_with(1, self._weight(node, weight, scale, axis, turned=turned))
+        if turned and not right.uses() and not right.is_graph_output():
+            self.graph.remove(_found(right.producer()), safe=True)
         if bias is not None and place is not None:
             user, index = place
             old = _found(user.inputs[index])
@@ -158,15 +168,27 @@ class PairWriter:
 
     def _output_axis(self, node: ir.Node) -> int:
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-        return 0 if transposed else _OUTPUT_AXIS[node.op_type]
+        return 0 if transposed or weight_of(node)[1] else _OUTPUT_AXIS[node.op_type]
 
-    def _weight(self, node: ir.Node, weight: ir.Value, scale: np.ndarray, axis: int | None) -> ir.Value:
+    def _weight(
+        self, node: ir.Node, weight: ir.Value, scale: np.ndarray, axis: int | None, *, turned: bool
+    ) -> ir.Value:
         """A weight that several products share is dequantized once."""
-        key = (weight, axis)
+        key = (weight, axis, turned)
         if key not in self.weights:
-            tensor = lazy(_tensor(weight), scale, axis, self.weight_bits, f"{weight.name}_quantized")
-            self.weights[key] = self._dequantize(node, tensor, scale, axis, weight)
+            tensor = lazy(_tensor(weight), scale, axis, self.weight_bits, f"{weight.name}_quantized", transposed=turned)
+            self.weights[key] = self._dequantize(node, tensor, scale, 1 if turned and axis == 0 else axis, weight)
         return self.weights[key]
+
+    def _share(self) -> None:
+        """Embeddings whose table a product has pick from its integers: one copy of it stays."""
+        for (table, axis, turned), result in self.weights.items():
+            whole, scales = _found(result.producer()).inputs[:2]
+            if axis != 0 or whole is None or scales is None:  # the scales are not those of the rows
+                continue
+            for node in lookups(table, self.graph, self.keep):
+                rows = scales if turned else self._constant(f"{table.name}_rows", self.scales[table, 0][:, np.newaxis])
+                look_up(node, whole, rows, columns=turned)
 
     def _bias(self, node: ir.Node, bias: ir.Value, numbers: np.ndarray, scale: np.ndarray) -> ir.Value:
         axis = 0 if scale.ndim else None
@@ -221,7 +243,7 @@ def _found(thing: T | None) -> T:
 
 
 def _weight_of(node: ir.Node) -> ir.Value:
-    return _found(node.inputs[1])
+    return _found(weight_of(node)[0])
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

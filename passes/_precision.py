@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 
 import onnx_ir as ir
@@ -11,6 +10,7 @@ import onnx_ir as ir
 from ._base import Miss
 from ._fragile import HEAVY, Fragile
 from ._halves import Constants, Half, constant_tensor
+from ._regions import is_kept
 from ._slots import GENERATORS, Slots, slots_of, touches_float
 from ._walk import subgraphs
 
@@ -64,20 +64,26 @@ def plan(model: ir.Model, half: Half, *, keep: Sequence[str], ranges: dict[str, 
     Args:
         model: the graph, whose types are known.
         half: the type.
-        keep: names of nodes that stay, or patterns.
+        keep: names, PyTorch module paths or globs of nodes that stay.
         ranges: lowest and highest number by name of value.
         io: whether inputs and outputs of the model shall be 16 bits wide.
     """
     made = Plan(half, io, model.graph)
     fragile = Fragile(Constants(half), ranges)
+    for node in float_nodes(model):
+        reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), tuple(keep))
+        fragile.follow(node, reason)
+        made.fills += fragile.fills(node) if reason is not None else []
+    _withdraw(made)
+    return made
+
+
+def float_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yields the nodes that have to do with float32, those of subgraphs too; the types of their values are known."""
     for graph in body_graphs(model):
         for node in graph:
             if touches_float(node) and not (node.domain == "" and node.op_type == "Constant"):
-                reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), keep)
-                fragile.follow(node, reason)
-                made.fills += fragile.fills(node) if reason is not None else []
-    _withdraw(made)
-    return made
+                yield node
 
 
 def body_graphs(model: ir.Model) -> Iterator[ir.Graph]:
@@ -89,18 +95,18 @@ def body_graphs(model: ir.Model) -> Iterator[ir.Graph]:
             pending.extend(subgraphs(node))
 
 
-def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: Sequence[str]) -> str | None:
+def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: tuple[str, ...]) -> str | None:
     """Puts a node into the plan; returns why it stays."""
     try:
         slots = slots_of(node, opset, made.half)
         made.free.update((node, index) for index in slots.free)
+        if not slots.inputs and not slots.outputs:
+            return None
+        if is_kept(node, keep):
+            raise Miss("its name is among those to keep")
         if node.domain == "" and node.op_type in GENERATORS:
             _decide_generator(made, fragile, node, slots)
             return None
-        if not slots.inputs and not slots.outputs:
-            return None
-        if node.name and any(fnmatchcase(node.name, pattern) for pattern in keep):
-            raise Miss("its name is among those to keep")
         fragile.require_strong(node, slots)
     except Miss as miss:
         made.kept[node] = str(miss)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ._base import ORIGIN, Miss
 from ._constants import scalar
-from ._match import require, text
+from ._match import producer, require, text
 from ._schemes import Scheme
 
 NOTHING: Mapping[ir.Node, str] = MappingProxyType({})
@@ -54,6 +54,7 @@ def regions(
             try:
                 require(node not in without, without.get(node, ""))
                 require_quantizable(node, scheme, keep, opset)
+                require(not _is_vector(node.inputs[0]), f"its left side {text(node.inputs[0])} is no matrix")
             except Miss as miss:
                 found.refused[node] = str(miss)
             else:
@@ -86,6 +87,8 @@ def operands(node: ir.Node) -> list[ir.Value]:
 
 
 def _candidates(node: ir.Node) -> Sequence[ir.Value | None]:
+    if node.op_type == "MatMul" and weight_of(node)[0] is not None:
+        return node.inputs[:1]
     two = node.op_type in ("Add", "Conv", "ConvTranspose", "Gemm", "MatMul")
     return node.inputs if node.op_type == "Concat" else node.inputs[: 2 if two else 1]
 
@@ -98,13 +101,13 @@ def bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
     if len(output.uses()) != 1 or output.is_graph_output():
         return None
     (use,) = output.uses()
-    add, weight = use.node, node.inputs[1]
-    if add.op_type != "Add" or add.domain != "" or add.graph is not node.graph or not is_weight(weight):
+    add, (weight, turned) = use.node, weight_of(node)
+    if add.op_type != "Add" or add.domain != "" or add.graph is not node.graph or weight is None:
         return None
     bias = add.inputs[1 - use.idx]
-    if bias is None or not is_weight(bias) or bias.const_value is None or weight is None or weight.const_value is None:
+    if bias is None or not is_weight(bias) or bias.const_value is None or weight.const_value is None:
         return None
-    sizes, columns = bias.const_value.shape.numpy(), weight.const_value.shape.numpy()[-1]
+    sizes, columns = bias.const_value.shape.numpy(), weight.const_value.shape.numpy()[0 if turned else -1]
     plain = len(weight.const_value.shape) == 2 and bias.dtype is ir.DataType.FLOAT and sizes == (columns,)
     return (add, 1 - use.idx) if plain else None
 
@@ -112,6 +115,23 @@ def bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
 def is_weight(value: ir.Value | None) -> bool:
     """Whether the value is a constant."""
     return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
+    """Returns the constant that a product multiplies by, or None, and whether it stands behind a Transpose.
+
+    It does where an embedding has the same table: MatMul(x, Transpose(table)).
+    """
+    right = node.inputs[1]
+    if is_weight(right):
+        return right, False
+    turned = producer(right, "Transpose")
+    if node.op_type != "MatMul" or turned is None or turned.graph is not node.graph:
+        return None, False
+    table = turned.inputs[0]
+    if table is None or not is_weight(table) or table.const_value is None or len(table.const_value.shape) != 2:
+        return None, False
+    return (table, True) if tuple(turned.attributes.get_ints("perm", (1, 0))) == (1, 0) else (None, False)
 
 
 def absorbed(value: ir.Value, scheme: Scheme) -> ir.Value:
@@ -162,17 +182,16 @@ def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], op
     require(opset >= 13, f"the graph is of opset {opset}, scales per channel are of 13")
     for value in (left, right):
         require(value is not None and value.dtype is ir.DataType.FLOAT, f"{text(value)} is not float32")
-    vector = left is not None and left.shape is not None and len(left.shape) < 2
-    require(not vector, f"its left side {text(left)} is no matrix")
     require(not is_weight(left), f"its left side {text(left)} is a constant")
     require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
-    if node.op_type == "MatMul" and not is_weight(right):
+    weight, _ = weight_of(node)
+    if node.op_type == "MatMul" and weight is None:
         require(scheme.both_computed, "it multiplies two activations, which the target does no faster in INT8")
         return
-    require(is_weight(right), f"its weight {text(right)} is no constant")
-    assert right is not None
-    assert right.const_value is not None
-    shape = right.const_value.shape.numpy()
+    require(weight is not None, f"its weight {text(right)} is no constant")
+    assert weight is not None
+    assert weight.const_value is not None
+    shape = weight.const_value.shape.numpy()
     require(len(shape) >= 2, f"its weight {text(right)} is no matrix")
     if node.op_type == "Gemm":
         factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
@@ -186,6 +205,10 @@ def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], op
             )
             plain = math.prod(sizes) == 1 or (math.prod(sizes) == columns == sizes[-1])
             require(plain, f"its bias {text(bias)} is not one number per column")
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and len(value.shape) < 2
 
 
 def _is_quantized(value: ir.Value | None, scheme: Scheme) -> bool:

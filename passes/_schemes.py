@@ -29,6 +29,7 @@ class Scheme:
         outputs: products whose kernel gives out INT8 only: without a Q behind it, it does not run in INT8.
         pairs_behind_moves: whether a moved tensor gets a Q/DQ pair again.
         integer_bias: whether a bias is int32 with the scale of the product, or stays as it is.
+        embeddings: whether tables of integers may be looked up.
     """
 
     activations: ir.DataType
@@ -42,6 +43,7 @@ class Scheme:
     outputs: frozenset[str] = frozenset()
     pairs_behind_moves: bool = False
     integer_bias: bool = False
+    embeddings: bool = True
 
     @property
     def symmetric(self) -> bool:
@@ -72,6 +74,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType({
         activations=ir.DataType.INT8,
         products=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
         joined=frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"}),
+        embeddings=False,
     ),
 })  # fmt: skip
 """Family of the target -> scheme."""

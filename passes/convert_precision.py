@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ._base import Pass
 from ._casts import apply
 from ._halves import HALVES
-from ._precision import Plan, plan
+from ._precision import Plan, float_nodes, plan
 from .infer_shapes import InferShapes
 
 
@@ -38,7 +38,7 @@ class ConvertPrecision(Pass):
 
     Attributes:
         dtype: "float16" or "bfloat16".
-        keep: names of nodes that stay float32, or patterns such as `/head/*`.
+        keep: names, PyTorch module paths or globs of nodes that stay float32, such as `/head/*`.
         ranges: name of a value, and its lowest and highest number.
         io: whether inputs and outputs of the model become 16 bits wide, too.
     """
@@ -60,6 +60,11 @@ class ConvertPrecision(Pass):
     def kept(self, model: ir.Model, /) -> list[tuple[ir.Node, str]]:
         """Returns the nodes that stay float32, or have stayed, and why."""
         return list(self._plan(model).kept.items())
+
+    def candidates(self, model: ir.Model, /) -> list[ir.Node]:
+        """Returns the nodes that `keep` may name: those that have to do with float32."""
+        InferShapes()(model)
+        return list(float_nodes(model))
 
     def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
         """Yields the nodes that stay float32, and why."""

@@ -25,7 +25,7 @@ class FoldQuantizedWeights(Pass):
     """Folds: QuantizeLinear(weight, scale, zero_point) -> the integers, a quarter of the bytes.
 
     What quantization-aware training exports quantizes its float weights in the graph. They are read and quantized when
-    the graph is written.
+    the graph is written. torch's dynamo exporter puts a Clip of the integers behind: QuantizeLinear -> Clip.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -36,16 +36,39 @@ class FoldQuantizedWeights(Pass):
             tensor = _integers(node)
             if tensor is None or node.graph is None:
                 continue
-            old, output = node.inputs[0], node.outputs[0]
+            old, last = node.inputs[0], _clip_of(node) or node
+            output = last.outputs[0]
             value = ir.Value(name=output.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
             value.const_value = tensor
             output.replace_all_uses_with(value)
-            node.graph.remove(node, safe=True)
+            node.graph.remove(dict.fromkeys((node, last)), safe=True)
             model.graph.register_initializer(value)
             if old is not None and not old.uses() and not old.is_graph_output():
                 model.graph.initializers.pop(old.name or "", None)
             modified = True
         return ir.passes.PassResult(model, modified=modified)
+
+
+def _clip_of(node: ir.Node) -> ir.Node | None:
+    """Returns what narrows the integers that a node gives out, to bounds that are constants."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    clip = uses[0].node
+    if clip.domain != "" or clip.op_type != "Clip" or clip.graph is not node.graph or uses[0].idx != 0:
+        return None
+    known = all(value is None or constant(value) is not None for value in clip.inputs[1:])
+    return clip if known and not clip.outputs[0].is_graph_output() else None
+
+
+def _limits(dtype: ir.DataType, clip: ir.Node | None) -> tuple[int, int]:
+    """The least and the greatest integer."""
+    low, high = _LIMITS[dtype]
+    if clip is not None:
+        least, most = (constant(value) for value in [*clip.inputs, None, None][1:3])
+        low = low if least is None else max(low, int(least))
+        high = high if most is None else min(high, int(most))
+    return low, high
 
 
 def _integers(node: ir.Node) -> ir.TensorProtocol | None:
@@ -70,14 +93,19 @@ def _integers(node: ir.Node) -> ir.TensorProtocol | None:
     if scale.size != 1:
         sizes[axis] = scale.size
     offset = np.zeros_like(scale) if zero is None else zero
-    make = partial(
-        _quantize, value.const_value, scale.reshape(sizes), offset.reshape(sizes), dtype, node.outputs[0].name
-    )
-    return ir.LazyTensor(make, dtype, ir.Shape(shape), name=node.outputs[0].name)
+    clip = _clip_of(node)
+    name, limits = (clip or node).outputs[0].name, _limits(dtype, clip)
+    make = partial(_quantize, value.const_value, scale.reshape(sizes), offset.reshape(sizes), dtype, limits, name)
+    return ir.LazyTensor(make, dtype, ir.Shape(shape), name=name)
 
 
 def _quantize(
-    source: ir.TensorProtocol, scale: np.ndarray, zero: np.ndarray, dtype: ir.DataType, name: str | None
+    source: ir.TensorProtocol,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    dtype: ir.DataType,
+    limits: tuple[int, int],
+    name: str | None,
 ) -> ir.TensorProtocol:
     rounded = np.rint(own_view(source).numpy() / scale) + zero.astype(np.float32)
-    return ir.Tensor(np.clip(rounded, *_LIMITS[dtype]).astype(dtype.numpy()), name=name)
+    return ir.Tensor(np.clip(rounded, *limits).astype(dtype.numpy()), name=name)

@@ -15,6 +15,8 @@ from ._schemes import SCHEMES, Scheme
 class InsertQdq(Pass):
     """Quantizes to INT8: Conv(x, w, b) -> DQ(Q(Conv(DQ(Q(x)), DQ(w8), DQ(b32)))), as the family's kernels want it.
 
+    An embedding whose table a product shares, as in MatMul(x, Transpose(table)), picks from the product's integers.
+
     In no preset: it needs calibrated ranges; `planc quantize` and `planc compile -p int8` run it with theirs.
 
     Attributes:
@@ -43,6 +45,7 @@ class InsertQdq(Pass):
             ranges={name: (low, high) for name, low, high in self.ranges},
             weight_bits=self.weight_bits,
             per_channel=self.per_channel,
+            keep=self.keep,
         )
         writer.write()
         return ir.passes.PassResult(model, modified=bool(found.nodes))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from ._base import Miss, Pass
-from ._dynamic import Writer, weight_of
+from ._dynamic import Writer, operand_of
 from ._embeddings import rank
 from ._match import producer, require, text
 from ._regions import require_quantizable
@@ -62,7 +62,7 @@ class QuantizeDynamic(Pass):
             if node.domain == "" and node.op_type in _PRODUCTS:
                 try:
                     require_quantizable(node, _SCHEME, self.keep, opset)
-                    weight, _ = weight_of(node)
+                    weight, _ = operand_of(node)
                     require(weight is not None, f"its right side {text(node.inputs[1])} is no constant")
                     assert weight is not None
                     require(rank(weight) == 2, f"its weight {text(weight)} is no matrix")

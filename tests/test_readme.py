@@ -80,7 +80,7 @@ def test_the_quick_start(tmp_path: Path) -> None:
                 _run(command, tmp_path)
     assert (tmp_path / "y.npz").is_file()
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort"}
+    assert made == {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4"}
     assert {"ranges.json", "net.int8.onnx"} <= {path.name for path in tmp_path.iterdir()}
 
 

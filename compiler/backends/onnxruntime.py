@@ -25,6 +25,8 @@ _INTEGER_PRODUCTS = {
     "QLinearConv", "QLinearMatMul",
 }  # fmt: skip
 _FLOAT_PRODUCTS = {"Attention", "Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
+_SAFE = 64
+"""Weights up to it fit, two by two, into 16 bits: 2 * 255 * 64 < 2^15."""
 _BLOCKED_LAYOUT = "com.microsoft.nchwc"
 
 
@@ -44,7 +46,8 @@ class Options:
 def why_not(_target: Target, precision: Precision, _options: Options) -> str | None:
     """Returns why this backend cannot do the precision here; None where it can."""
     if precision not in (Precision.FP32, Precision.INT8):
-        return f"onnxruntime-cpu runs fp32 and int8, not {precision}: its CPU kernels cast half precision to float32"
+        asked = precision.upper()
+        return f"onnxruntime-cpu runs FP32 and INT8, not {asked}: its CPU kernels cast half precision to float32"
     return None if host.version("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
 
 
@@ -74,6 +77,8 @@ def build(request: Request) -> Built:
     settings.optimized_model_filepath = str(folder / PAYLOAD)
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{PAYLOAD}.data")
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    if precision is Precision.INT8 and not host.has_vnni() and _has_wide_weights(request.model):
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     left_out = ["NchwcTransformer"] if options.portable else []
     try:
         ort.InferenceSession(
@@ -85,7 +90,7 @@ def build(request: Request) -> Built:
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(
-            f"the model computes in {', '.join(sorted(low))} although {precision} was asked for",
+            f"the model computes in {', '.join(sorted(low))} although {precision.upper()} was asked for",
             hint="Cast the model to float32, or build it with -t openvino-cpu",
         )
     effective["products"] = _products(graph)
@@ -106,6 +111,24 @@ def _products(graph: "onnx.ModelProto") -> dict[str, int]:
     kinds = [node.op_type for node in protos.nodes(graph)]
     whole = sum(kind in _INTEGER_PRODUCTS for kind in kinds)
     return {"int8": whole, "float": sum(kind in _FLOAT_PRODUCTS for kind in kinds)}
+
+
+def _has_wide_weights(model: Path) -> bool:
+    """Whether sums of products may saturate: training leaves weights of 8 bits, where planc itself uses 7.
+
+    Made uint8, as session.x64quantprecision does, they do not; it fails on weights that several layers share.
+    """
+    from .. import storage
+
+    found = []
+    for node in storage.load(model).graph:
+        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        tensor = weight.const_value if weight is not None else None
+        if weight is not None and tensor is not None and tensor.dtype.name == "INT8":
+            if len(node.outputs[0].uses()) > 1 or len(weight.uses()) > 1:
+                return False
+            found.append(tensor.numpy())
+    return any(max(int(array.max(initial=0)), -int(array.min(initial=0))) > _SAFE for array in found)
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:

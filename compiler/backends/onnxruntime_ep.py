@@ -176,7 +176,7 @@ def why_not(target: Target, precision: Precision, options: Options) -> str | Non
     """Returns why this backend cannot do the precision; None where it can, be it for another machine."""
     provider = _provider(target)
     if reason := provider.refused.get(precision):
-        return f"{provider.name} does not run {precision}: {reason}"
+        return f"{provider.name} does not run {precision.upper()}: {reason}"
     if options.ep_context and (missing := _missing(provider)):
         return f"-O ep_context=true compiles on {provider.name}: {missing}. {_advice(provider)}"
     return None

@@ -161,6 +161,6 @@ def _prove(precision: Precision, effective: Mapping[str, Any]) -> None:
     if precision is Precision.INT8 and not layers.get("i8"):
         raise BuildFailed(f"OpenVINO runs no layer in INT8: {layers}")
     if precision is Precision.BF16 and not layers.get("bf16"):
-        raise BuildFailed(f"OpenVINO runs no layer in bf16: {layers}")
+        raise BuildFailed(f"OpenVINO runs no layer in BF16: {layers}")
     if precision is Precision.FP16 and not weights.get("f16") and weights.get("f32", 0) > 1 << 10:
         raise BuildFailed(f"OpenVINO stores no weight in f16: {weights}")

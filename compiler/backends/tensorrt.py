@@ -96,7 +96,7 @@ def why_not(target: Target, precision: Precision, options: Options) -> str | Non
     if (target.precisions and precision not in target.precisions) or (
         precision is Precision.BF16 and "sm75" in target.arch
     ):
-        return f"{'+'.join(target.arch)} has no {precision}"
+        return f"{'+'.join(target.arch)} has no {precision.upper()}"
     flavour, reason = _flavours.find(target.flavours, () if _compatible(options) else target.arch)
     if flavour is None:
         return reason
@@ -353,7 +353,7 @@ def _prove(precision: Precision, effective: Mapping[str, Mapping[str, int]]) -> 
     if wanted and not (effective["products"] if precision is Precision.INT8 else counts).get(wanted):
         raise BuildFailed(f"{precision.upper()} had no effect: no layer of the network computes in it: {counts}")
     if precision is Precision.FP32 and (low := {"float16", "bfloat16", "int8"} & counts.keys()):
-        raise BuildFailed(f"the model computes in {', '.join(sorted(low))} although fp32 was asked for: {counts}")
+        raise BuildFailed(f"the model computes in {', '.join(sorted(low))} although FP32 was asked for: {counts}")
 
 
 def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildFailed:

@@ -101,16 +101,27 @@ def test_a_state_of_other_inputs_is_not_used(tmp_path: Path) -> None:
     assert not Memo.load(tmp_path / "none.json", "digest").losses
 
 
+def test_a_file_keeps_a_search_of_each_name(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    for name, loss in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        memo = Memo.load(path, "digest", name=name)
+        memo.losses["kept"] = loss
+        memo.save()
+    assert [Memo.load(path, "digest", name=name).losses for name in "abc"] == [{"kept": 3.0}, {"kept": 2.0}, {}]
+
+
 def test_losses_that_json_lacks_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    Memo(path, "d", {"a": math.inf, "b": math.nan, "c": 0.1}).save()
+    Memo(path, "d", losses={"a": math.inf, "b": math.nan, "c": 0.1}).save()
     json.loads(path.read_text(), parse_constant=pytest.fail)
     losses = Memo.load(path, "d").losses
     assert (losses["a"], losses["c"]) == (math.inf, 0.1)
     assert math.isnan(losses["b"])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 1, "digest": "d", "losses": {"a": []}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema_version": 2, "searches": {"": {"digest": "d", "losses": {"a": []}}}}']
+)
 def test_a_broken_state_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text(text)

@@ -31,6 +31,8 @@ def test_one_line_is_cut_in_the_middle() -> None:
         ("opnvino-cpu", ["openvino-cpu", "null"], "Did you mean 'openvino-cpu'?"),
         ("zzz", ["b", "a"], "Known: a, b"),
         ("zzz", [], ""),
+        ("z", [f"{index:03}" for index in range(60)], f"Known: {', '.join(f'{one:03}' for one in range(40))}, ..."),
+        ("layer059", [f"layer{index:03}" for index in range(60)], "Did you mean 'layer059'?"),
     ],
 )
 def test_did_you_mean(word: str, known: list[str], said: str) -> None:

@@ -79,6 +79,16 @@ def test_a_stopped_search_goes_on(graph: Path, data: str, tmp_path: Path) -> Non
     assert _search(graph, data, "cosine=0.01", state=state).facts["evaluations"] == 0
 
 
+def test_candidates_share_a_state_file(graph: Path, data: str, tmp_path: Path) -> None:
+    targets = ("onnxruntime-cpu", "openvino-cpu")
+    asked = [
+        _search(graph, data, "cosine=0.01", state=tmp_path / "state.json", target=target).facts["evaluations"]
+        for target in targets * 2
+    ]
+    assert min(asked[:2]) > 3
+    assert asked[2:] == [0, 0]
+
+
 def test_labels_judge_where_there_are_some(graph: Path, data: str, tmp_path: Path) -> None:
     from planc.compiler.reference import runner
 
@@ -146,7 +156,7 @@ def test_a_metric_that_gives_no_number_is_one_line(
 class TestEvaluation:
     def test_labels_go_with_samples(self, graph: Path, tmp_path: Path) -> None:
         np.savez(tmp_path / "e.npz", x=np.zeros((3, 16), np.float32), labels=["a", "b", "c"])
-        found = guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph)
+        found = guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph, tmp_path)
         assert [str(label) for label in found.labels or []] == ["a", "b", "c"]
         assert [one["y"].shape for one in found.references] == [(1, 8)] * 3
 
@@ -154,7 +164,9 @@ class TestEvaluation:
         digests = set()
         for labels in ([0, 1], [1, 0]):
             np.savez(tmp_path / "e.npz", x=np.zeros((2, 16), np.float32), labels=labels)
-            digests.add(guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph).digest)
+            digests.add(
+                guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph, tmp_path).digest
+            )
         assert len(digests) == 2
 
     def test_a_batch_of_the_model_has_its_labels(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -162,7 +174,7 @@ class TestEvaluation:
         np.savez(tmp_path / "e.npz", x=np.zeros((5, 3), np.float32), labels=np.arange(5))
         specs = (TensorSpec("x", "float32", (2, 3)),)
         found = guard.evaluation(
-            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text)
+            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text), tmp_path
         )
         assert [label.tolist() for label in found.labels or []] == [[0, 1], [2, 3]]
 
@@ -171,7 +183,7 @@ class TestEvaluation:
         np.savez(tmp_path / "e.npz", labels=np.zeros((5, 3), np.float32))
         specs = (TensorSpec("labels", "float32", ("n", 3)),)
         found = guard.evaluation(
-            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text)
+            Guard(data=str(tmp_path / "e.npz")), Calibration(), specs, onnx_file(tmp_path / "m.onnx", text), tmp_path
         )
         assert len(found.feeds) == 5
         assert found.labels is None
@@ -187,8 +199,8 @@ class TestEvaluation:
     def test_data_that_does_not_fit_is_told(self, arrays: Any, words: str, graph: Path, tmp_path: Path) -> None:
         np.savez(tmp_path / "e.npz", **arrays)
         with pytest.raises(UsageError, match=f"--eval.*{words}"):
-            guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph)
+            guard.evaluation(Guard(data=str(tmp_path / "e.npz")), Calibration(), SPECS, graph, tmp_path)
 
     def test_a_bound_wants_data(self, graph: Path) -> None:
         with pytest.raises(UsageError, match="--max-drop needs data to judge by"):
-            guard.evaluation(Guard(), Calibration(), SPECS, graph)
+            guard.evaluation(Guard(), Calibration(), SPECS, graph, graph.parent)

@@ -69,10 +69,26 @@ def test_a_name_that_no_layer_has(graph: Path, table: RangeTable, tmp_path: Path
     assert "node_2" in caught.value.hint
 
 
+@pytest.mark.parametrize("keep", ["r", "block.1", "block.1.linear"])
+def test_16_bits_keep_any_node(keep: str, graph: Path, tmp_path: Path) -> None:
+    model = storage.load(graph)
+    model.graph[1].name = None  # then it is called after its output
+    storage.save(model, tmp_path / "unnamed.onnx")
+    how = replace(HOW, precision=Precision.FP16, keep=(keep,))
+    lowered = quantize.lower(tmp_path / "unnamed.onnx", tmp_path / "h.onnx", how, None)
+    assert [(row["name"], row["reason"]) for row in lowered.kept] == [("r", "its name is among those to keep")]
+    (relu,) = (node for node in storage.load(tmp_path / "h.onnx").graph if node.op_type == "Relu")
+    assert relu.inputs[0] is not None
+    assert relu.inputs[0].dtype is ir.DataType.FLOAT
+    with pytest.raises(UsageError, match="no layer has that name") as caught:
+        quantize.lower(graph, tmp_path / "h.onnx", replace(how, keep=("nod_1",)), None)
+    assert "Did you mean 'node_1'" in caught.value.hint
+
+
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
 def test_no_effect_is_a_failure(precision: Precision, graph: Path, table: RangeTable, tmp_path: Path) -> None:
     how = replace(HOW, precision=precision, keep=("node_*",))
-    with pytest.raises(BuildFailed, match=f"{precision} had no effect"):
+    with pytest.raises(BuildFailed, match=f"{precision.upper()} had no effect"):
         quantize.lower(graph, tmp_path / "q.onnx", how, table)
     assert not (tmp_path / "q.onnx").exists()
 

@@ -70,6 +70,11 @@ def test_dims_are_checked_against_the_inputs(here: Path) -> None:
         recipe.source("net.py:net", inputs=["x=float32[batch]"])
 
 
+def test_torch_takes_words_for_dimensions(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"torch takes no dimension called 'a\.b'"):
+        recipe.source("net.py:net", inputs=["x=float32[a.b]"], dims=["a.b=1..4"])
+
+
 def test_job() -> None:
     job = recipe.job(X, "openvino-cpu", "fp16", options=["threads=2", "hint=throughput"], tolerance=["sqnr-db=30"])
     assert job.id == "net-openvino-cpu-fp16"
@@ -212,5 +217,5 @@ def test_quantization_refuses(
 def test_int8_needs_data_and_fp32_none() -> None:
     with pytest.raises(UsageError, match="INT8 needs calibration data"):
         recipe.job(Source("net.py:net"), "onnxruntime-cpu", "int8")
-    with pytest.raises(UsageError, match="not with fp32"):
+    with pytest.raises(UsageError, match="not with FP32"):
         recipe.job(X, "onnxruntime-cpu", "fp32", quantization=recipe.quantization(random=True))

@@ -63,6 +63,9 @@ def test_bad_input_says_what_to_write(text: str, hint: str) -> None:
         ("batch=4..4", Dim("batch", (4,), 4)),
         ("seq=128|512|256", Dim("seq", (128, 256, 512), 128, choice=True)),
         ("seq= 16 | 16", Dim("seq", (16,), 16)),
+        ("p2o.DynamicDimension.0=1", Dim("p2o.DynamicDimension.0", (1,), 1)),
+        ("2*s0=2..4", Dim("2*s0", (2, 4), 2)),
+        ("?=48", Dim("?", (48,), 48)),
     ],
 )
 def test_parse_dim(text: str, dim: Dim) -> None:
@@ -87,7 +90,7 @@ def test_dim_tells_its_bounds() -> None:
         ("batch=1..4@9", "Write --dim batch=1..4"),
         ("batch=1|x", "batch=128|256"),
         ("batch=0", "batch=8"),
-        ("2nd=4", "Write --dim"),
+        ("two words=4", "Write --dim"),
     ],
 )
 def test_bad_dim_says_what_to_write(text: str, hint: str) -> None:

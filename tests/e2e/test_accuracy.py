@@ -76,20 +76,23 @@ class TestEfficientNet:
     """A depthwise net: its layers have few weights for each channel, of very different size."""
 
     @pytest.fixture(scope="class")
-    def graph(self, folder: Path, repository: Path) -> Path:
+    @classmethod
+    def graph(cls, folder: Path, repository: Path) -> Path:
         out = folder / "efficientnet.onnx"
         _call("export", f"{repository}/bench/models.py:efficientnet_lite0", *IMAGES, "-o", out, cwd=folder)
         return out
 
     @pytest.fixture(scope="class")
-    def table(self, graph: Path, repository: Path) -> Path:
+    @classmethod
+    def table(cls, graph: Path, repository: Path) -> Path:
         out = graph.with_name("ranges.json")
         images = ("--calibration", f"{repository}/bench/data.py:image_calibration", "--samples", 48)
         _call("calibrate", graph, *IMAGES[2:], *images, "-o", out, cwd=graph.parent)
         return out
 
     @pytest.fixture(scope="class")
-    def judged(self, graph: Path, data: ModuleType) -> list[tuple[np.ndarray, set[int], int]]:
+    @classmethod
+    def judged(cls, graph: Path, data: ModuleType) -> list[tuple[np.ndarray, set[int], int]]:
         """40 images, what is right, and what FP32 says."""
         run = _runner(graph)
         return [(image, labels, int(run(x=image).argmax())) for image, labels in data.images()[:40]]
@@ -100,8 +103,8 @@ class TestEfficientNet:
     ) -> None:
         """One table serves both runtimes."""
         out = graph.with_name(target)
-        drawn = ("--tolerance", "cosine=0.9", "--tolerance", "sqnr_db=5")  # it is verified on noise: no image is given
-        made = _int8(graph, target, out, *IMAGES[2:], "--ranges", table, *drawn)
+        np.savez(out.with_suffix(".npz"), x=judged[0][0])  # the table brings no image
+        made = _int8(graph, target, out, *IMAGES[2:], "--ranges", table, "--inputs", out.with_suffix(".npz"))
         run = _runner(out)
         answers = [int(run(x=image).argmax()) for image, _, _ in judged]
         agreement = np.mean([answer == fp32 for answer, (*_, fp32) in zip(answers, judged, strict=True)])
@@ -115,10 +118,10 @@ class TestEfficientNet:
         assert _payload(out) <= 0.30 * _payload(plain)
         assert set(made["manifest"]["quantization"]["products"]) == {"int8"}
 
-    @pytest.mark.xfail(reason="measured: noise of the logits 0.164 by channel, 0.210 by tensor; to be understood")
     def test_one_scale_for_a_whole_weight_is_clearly_worse(
         self, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]], folder: Path
     ) -> None:
+        """7 bits: with 8, sums of products saturate on x86 without VNNI, most where channels use the whole range."""
         import onnx_ir as ir
 
         from planc.calibration.table import load
@@ -131,13 +134,14 @@ class TestEfficientNet:
         plain = _runner(optimized)
         for per_channel in (True, False):
             model = ir.load(optimized)
-            InsertQdq(ranges=ranges, per_channel=per_channel)(model)
+            InsertQdq(ranges=ranges, per_channel=per_channel, weight_bits=7)(model)
             path = folder / f"per-channel-{per_channel}.onnx"
             ir.save(model, path)
             run = _runner(path)
             pairs = [(run(x=image), plain(x=image)) for image, *_ in judged[:8]]
             noise[per_channel] = float(np.mean([np.square(one - other).mean() / other.var() for one, other in pairs]))
-        assert noise[False] > 2 * noise[True], noise
+        assert noise[True] < 0.06, noise
+        assert noise[False] > 10 * noise[True], noise
 
 
 def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: ModuleType) -> None:
@@ -251,6 +255,17 @@ class TestGuard:
         assert found[1].pop("evaluations") == 0
         assert found[0] == found[1]
 
+    @pytest.mark.parametrize("verb", ["compile", "quantize"])
+    def test_the_list_that_it_writes_gives_the_same_bytes_without_a_search(self, verb: str, outlier: Path) -> None:
+        words = (verb, outlier, *SMALL, "-t", "onnxruntime-cpu", "-p", "int8", "--calibration", "images.npz", "-o")
+        listing, cwd = f"{verb}.txt", outlier.parent
+        _call(*words, f"{verb}-found", "--max-drop", "top1=1pp", "--write-exclude", listing, cwd=cwd)
+        assert [line.partition("  # noise ")[0] for line in (cwd / listing).read_text().splitlines()[1:]] == ["t"]
+        _call(*words, f"{verb}-listed", "--exclude", f"@{listing}", cwd=cwd)
+        made = [cwd / f"{verb}-{name}" for name in ("found", "listed")]
+        payloads = [path / "model.onnx" if path.is_dir() else path for path in made]
+        assert payloads[0].read_bytes() == payloads[1].read_bytes()
+
     def test_a_bound_that_cannot_be_held_says_the_best_found(self, outlier: Path) -> None:
         words = (outlier, *SMALL, "-t", "openvino-cpu", "-p", "int8", "--calibration", "images.npz")
         answer = planc("compile", *words, "--max-drop", "sqnr=200dB", "-o", "never", cwd=outlier.parent)
@@ -274,6 +289,27 @@ def test_a_weight_of_twelve_layers_is_one(folder: Path, onnx_file: Callable[...,
         assert made["manifest"]["quantization"]["products"]["int8"]["nodes"] == 12
         weights = {"onnxruntime-cpu": "model.onnx.data", "openvino-cpu": "model.bin"}[target]
         assert 64 * 64 <= made["manifest"]["files"][weights]["bytes"] < 2 * 64 * 64
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_table_that_the_last_layer_shares_is_one(target: str, folder: Path, onnx_file: Callable[..., Path]) -> None:
+    """A language model's output projection multiplies by the transposed embedding."""
+    text = """<ir_version: 10, opset_import: ["": 20]> g (int64[batch,words] ids) => (float[batch,words,3000] y) {
+      e = Gather(table, ids) h = MatMul(e, w) r = Relu(h) s = Add(e, r) t = Transpose<perm=[1,0]>(table)
+      y = MatMul(s, t)
+    }"""
+    rng = np.random.default_rng(0)
+    arrays = {"table": rng.standard_normal((3000, 128), np.float32), "w": rng.standard_normal((128, 128), np.float32)}
+    source = onnx_file(folder / "tied.onnx", text, **{name: array / 12 for name, array in arrays.items()})
+    ids = rng.integers(0, 3000, (16, 9))
+    np.savez(folder / "words.npz", ids=ids)
+    words = ("--dim", "batch=1..4@1", "--dim", "words=9", "--calibration", folder / "words.npz")
+    made = _int8(source, target, folder / f"tied-{target}", *words)
+    assert made["manifest"]["quantization"]["products"]["int8"]["nodes"] == 2
+    copy = 3000 * 128
+    assert copy < _payload(folder / f"tied-{target}") < 1.25 * copy
+    wanted, found = (_runner(path)(ids=ids[:2]) for path in (source, folder / f"tied-{target}"))
+    assert (wanted.argmax(-1) == found.argmax(-1)).mean() > 0.9
 
 
 def test_two_runs_give_the_same_bytes(workshop: Path, tmp_path: Path) -> None:
@@ -350,22 +386,52 @@ class TestData:
         assert answer.code == 2
         assert "--ranges ranges.json was made for another graph" in answer.error.replace(f"{tmp_path}/", "")
 
-    def test_the_number_of_samples_costs_no_memory(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
-        """512 samples of 196 kB are 100 MB."""
+    @pytest.mark.parametrize("verb", ["compile", "quantize"])
+    def test_a_ready_table_is_verified_on_real_data_where_some_is_known(
+        self, verb: str, workshop: Path, tmp_path: Path
+    ) -> None:
+        """Real numbers are small and positive: what is drawn at random is cut off by the ranges."""
+        x = np.random.default_rng(0).random((8, 3, 8, 8), dtype=np.float32) / 10
+        np.savez(tmp_path / "real.npz", x=x)
+        np.savez(tmp_path / "one.npz", x=x[:1])
+        np.savez(tmp_path / "labelled.npz", x=x, labels=np.arange(8))
+        source = workshop / "conv.onnx"
+        _call("calibrate", source, *SMALL, "--calibration", "real.npz", "-o", "ranges.json", cwd=tmp_path)
+        words = (verb, source, *self.WORDS, "out", "--ranges", "ranges.json", "--overwrite")
+        answer = planc(*words, cwd=tmp_path)
+        assert answer.code == 1, answer.stdout
+        assert "planc: verification runs on random numbers" in answer.stderr
+        assert "It ran on random numbers: --inputs FILE.npz or --eval DATA gives real ones" in answer.error
+        for known in (("--inputs", "one.npz"), ("--eval", "labelled.npz")):
+            answer = planc(*words, *known, cwd=tmp_path)
+            assert answer.code == 0, answer.stderr
+            assert "random" not in answer.stderr
+        np.savez(tmp_path / "empty.npz", x=x[:0])
+        answer = planc(*words, "--inputs", "empty.npz", cwd=tmp_path)
+        assert answer.code == 2
+        assert "float32[0,3,8,8]" in answer.error
+
+    @pytest.mark.parametrize("what", ["calibrate", "quantize"])
+    def test_the_number_of_samples_costs_no_memory(
+        self, what: str, onnx_file: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """640 samples of 196 kB are 126 MB, to calibrate on or to judge by."""
         text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,3,128,128] x) => (float[batch,8] y) {
             a = Conv<strides=[2,2]>(x, w) r = Relu(a) p = GlobalAveragePool(r) y = Flatten(p)
         }"""
         rng = np.random.default_rng(0)
         source = onnx_file(tmp_path / "m.onnx", text, w=rng.standard_normal((8, 3, 3, 3), dtype=np.float32))
-        images = rng.standard_normal((512, 3, 128, 128), dtype=np.float32)
+        images = rng.standard_normal((640, 3, 128, 128), dtype=np.float32)
         peaks = []
-        for count in (64, 512):
+        for count in (128, 640):
             np.savez(tmp_path / f"{count}.npz", x=images[:count])
-            words = ("--dim", "batch=1..4@1", "--calibration", f"{count}.npz", "-o", f"{count}.json")
-            answer = planc("calibrate", source, *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            words = ("--dim", "batch=1..4@1", "--calibration", f"{count}.npz", "-o", f"{count}.out")
+            if what == "quantize":
+                words += ("-t", "onnxruntime-cpu", "--max-drop", "cosine=0.9", "--eval", f"{count}.npz")
+            answer = planc(what, source, *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
             assert answer.code == 0, answer.stderr
             peaks.append(answer.peak)
-        assert peaks[1] <= 1.1 * peaks[0]
+        assert peaks[1] <= 1.1 * peaks[0], peaks
 
 
 def test_qdq_of_training_is_taken_as_it_is(workshop: Path, tmp_path: Path) -> None:

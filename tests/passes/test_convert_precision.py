@@ -237,6 +237,32 @@ def test_nodes_are_kept_by_name(convert: Convert, graph: Callable[..., ir.Model]
     assert list(one.near_misses(model)) == one.kept(model)
 
 
+def test_whatever_is_converted_can_be_kept(graph: Callable[..., ir.Model], infer: Callable[..., Any]) -> None:
+    """By the names that a module path, an output or a subgraph gives them."""
+    model = graph(
+        """g (float[2,4] x, bool which) => (float[2,4] y) {
+          a = MatMul(x, w) s = Softmax(a) n = Shape(s) c = ConstantOfShape(n) d = Add(s, c)
+          y = If (which) <
+            then_branch = then () => (float[2,4] t) { t = MatMul(d, w) },
+            else_branch = other () => (float[2,4] e) { e = Tanh(d) }
+          >
+        }""",
+        w=_draw(4, 4),
+    )
+    for node in model.graph:
+        node.metadata_props["planc.origin"] = f"block.{node.op_type}"
+    feed = {"x": _draw(2, 4), "which": np.array(True)}
+    (wanted,) = infer(model, **feed)
+    for word, outputs in (("s", ["s"]), ("block.Softmax", ["s"]), ("c", ["c"]), ("t", ["t"]), ("block", list("ascd"))):
+        one = ConvertPrecision(keep=(word,))
+        kept = {node.outputs[0].name: reason for node, reason in one.kept(model)}
+        assert {name for name, reason in kept.items() if "keep" in reason} == set(outputs)
+        assert set(outputs) <= {node.outputs[0].name for node in one.candidates(model)}
+        made = model.clone()
+        one(made)
+        np.testing.assert_allclose(infer(made, **feed)[0], wanted, rtol=2e-2, atol=1e-3)
+
+
 NORM = """g (float[2,64] x) => (float[2,8] y) {
   a = MatMul(x, w) m = ReduceMean(a, axis) d = Sub(a, m) p = Pow(d, two) v = ReduceMean(p, axis) e = Add(v, eps)
   r = Sqrt(e) n = Div(d, r) y = MatMul(n, u) }"""

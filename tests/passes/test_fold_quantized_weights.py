@@ -1,5 +1,6 @@
 """FoldQuantizedWeights: graphs of quantization-aware training keep integers, and shrink."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,37 @@ def test_what_is_no_constant_stays(keeps: Callable[..., ir.Model]) -> None:
     keeps(FoldQuantizedWeights(), text, w=np.ones((3, 4), np.float32), s=np.float32(0.1))
 
 
+@pytest.mark.parametrize(("least", "most"), [(-127, 127), (-8, 7)])
+def test_integers_are_clipped(least: int, most: int, rewrites: Callable[..., ir.Model]) -> None:
+    text = CONV.format(attributes="axis=0").replace("(q,", "(c,").replace("d =", "c = Clip(q, least, most) d =")
+    arrays = {"s": np.float32(0.02), "z": np.int8(0), "least": np.int8(least), "most": np.int8(most)}
+    model = rewrites(FoldQuantizedWeights(), text, feed={"x": X}, w=WEIGHT, **arrays)
+    assert [node.op_type for node in model.graph] == ["DequantizeLinear", "Conv"]
+    integers = model.graph.initializers["c"].const_value.numpy()
+    assert (integers.dtype, integers.min(), integers.max()) == (np.int8, least, most)
+
+
+def test_a_clip_to_bounds_that_are_no_constants_stays(rewrites: Callable[..., ir.Model]) -> None:
+    text = """g (float[2,4] x, int8 i) => (float[2,4] y) {
+      q = QuantizeLinear(w, s, z) c = Clip(q, i) d = DequantizeLinear(c, s, z) y = MatMul(x, d)
+    }"""
+    feed = {"x": X[0, 0, :2, :4], "i": np.array(-3, np.int8)}
+    model = rewrites(FoldQuantizedWeights(), text, feed=feed, w=WEIGHT[:4, :, 0, 0], s=np.float32(0.02), z=np.int8(0))
+    assert [node.op_type for node in model.graph] == ["Clip", "DequantizeLinear", "MatMul"]
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch-norm"])
-def test_quantization_aware_training_of_torch(norm: bool, tmp_path: Path, infer: Callable[..., list[Any]]) -> None:
-    """FakeQuantize modules export as Q/DQ: planc keeps their scales, adds none, and the file shrinks."""
+def test_quantization_aware_training_of_torch(
+    norm: bool, dynamo: bool, tmp_path: Path, infer: Callable[..., list[Any]]
+) -> None:
+    """FakeQuantize modules export as Q/DQ: planc keeps their scales, adds none, and the file shrinks.
+
+    dynamo exports the operators of torch.ops.quantized_decomposed, which torchao's convert_pt2e leaves, too.
+    """
     import torch
     import torch.ao.quantization as quantization
-    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+    from torch.ao.quantization.quantize_fx import _convert_to_reference_decomposed_fx, prepare_qat_fx
 
     torch.manual_seed(0)
     norms = [torch.nn.BatchNorm2d(32)] if norm else []
@@ -78,7 +104,7 @@ def test_quantization_aware_training_of_torch(norm: bool, tmp_path: Path, infer:
     fake = quantization.FakeQuantize.with_args
     activation = fake(observer=quantization.MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
     weight = fake(
-        observer=quantization.MovingAveragePerChannelMinMaxObserver, quant_min=-128, quant_max=127,
+        observer=quantization.MovingAveragePerChannelMinMaxObserver, quant_min=-127 if dynamo else -128, quant_max=127,
         dtype=torch.qint8, qscheme=torch.per_channel_symmetric, ch_axis=0,
     )  # fmt: skip
     mapping = quantization.QConfigMapping().set_global(quantization.QConfig(activation=activation, weight=weight))
@@ -87,7 +113,11 @@ def test_quantization_aware_training_of_torch(norm: bool, tmp_path: Path, infer:
     for _ in range(3):
         prepared(x)
     prepared.eval().apply(quantization.disable_observer)
-    torch.onnx.export(prepared, (x,), tmp_path / "qat.onnx", dynamo=False, opset_version=17, input_names=["x"])
+    if dynamo:
+        converted = _convert_to_reference_decomposed_fx(copy.deepcopy(prepared))
+        torch.onnx.export(converted, (x,), tmp_path / "qat.onnx", dynamo=True, external_data=False, input_names=["x"])
+    else:
+        torch.onnx.export(prepared, (x,), tmp_path / "qat.onnx", dynamo=False, opset_version=17, input_names=["x"])
     before = infer(tmp_path / "qat.onnx", x=X)
     for family in ("onnxruntime", "openvino", "tensorrt"):
         model, _, left_out = apply(lambda: ir.load(tmp_path / "qat.onnx"), PRESETS[family])

@@ -509,10 +509,43 @@ def test_shared_weights_are_one_integer_tensor(family: str, quantize: Callable[.
 
 
 def test_a_weight_that_is_also_used_in_floating_point(quantize: Callable[..., ir.Model]) -> None:
-    text = "g (int64[5] i, float[5,16] x) => (float[] y, float[] z) { z = Gather(w, i) y = Gemm<transB=1>(x, w) }"
-    feed = {"i": np.arange(5), "x": normal(5, 16, seed=1)}
-    model = quantize(text, feed=feed, w=normal(7, 16))
+    text = "g (float[5,16] x) => (float[] y, float[] z) { z = Softmax(w) y = Gemm<transB=1>(x, w) }"
+    model = quantize(text, feed={"x": normal(5, 16, seed=1)}, w=normal(7, 16))
     assert {"w", "w_quantized"} <= set(model.graph.initializers)
+
+
+TIED = {
+    "MatMul": "t = Transpose<perm=[1,0]>(w) y = MatMul(x, t)",
+    "MatMul and bias": "t = Transpose(w) m = MatMul(x, t) y = Add(m, b)",
+    "Gemm": "y = Gemm<transB=1>(x, w, b)",
+    "twice": "t = Transpose(w) m = MatMul(x, t) u = Transpose(w) n = MatMul(s, u) y = Add(m, n)",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", TIED)
+def test_an_embedding_shares_the_integers_of_a_projection(
+    name: str, family: str, quantize: Callable[..., ir.Model]
+) -> None:
+    """Rows of the table differ in size: one scale for all would lose the small ones."""
+    text = f"g (int64[5] i, float[5,16] x) => (float[] y, float[] z) {{ s = Sin(x) z = Gather(w, i) {TIED[name]} }}"
+    table = normal(7, 16) * 10.0 ** np.arange(-3, 4, dtype=np.float32)[:, np.newaxis]
+    feed = {"i": np.array([0, 6, 3, 3, 1]), "x": normal(5, 16, seed=1)}
+    model = quantize(text, feed=feed, options={"family": family}, least=30, w=table, b=normal(7))
+    matrices = [
+        one for one in model.graph.initializers.values() if one.shape is not None and one.const_value.size == 7 * 16
+    ]
+    assert [one.dtype for one in matrices if one.dtype is ir.DataType.INT8] == [ir.DataType.INT8]
+    assert len(matrices) == 1 + (family == "tensorrt"), "it looks up tables of floats only"
+
+
+def test_an_embedding_that_is_kept_keeps_its_table(quantize: Callable[..., ir.Model]) -> None:
+    text = (
+        "g (int64[5] i, float[5,16] x) => (float[] y, float[] z) { z = Gather(w, i) t = Transpose(w) y = MatMul(x, t) }"
+    )
+    feed = {"i": np.arange(5), "x": normal(5, 16, seed=1)}
+    model = quantize(text, feed=feed, options={"keep": ("z",)}, w=normal(7, 16))
+    assert node(model, "Gather").inputs[0].name == "w"
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

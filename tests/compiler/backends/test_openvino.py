@@ -102,7 +102,7 @@ def test_bf16_was_really_refused_for_a_reason(workshop: Path, tmp_path: Path) ->
     """Where the CPU lacks bf16, the plugin takes the hint in silence: the proof is what finds it out."""
     if host.has_bf16():
         pytest.skip("this CPU has bf16")
-    with pytest.raises(BuildFailed, match="no layer in bf16"):
+    with pytest.raises(BuildFailed, match="no layer in BF16"):
         _build(workshop, tmp_path / "out", Precision.BF16)
 
 

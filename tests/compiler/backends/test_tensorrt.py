@@ -240,7 +240,7 @@ class TestCompile:
             (("-t", "tensorrt-rtx:sm90"), 3, "builds for sm75, sm80, sm86, sm89, sm120, sm121, not for sm90"),
             (("-t", "h100"), 3, "pip install 'planc[tensorrt]'"),
             (("-t", "tensorrt"), 3, "pip install 'planc[tensorrt]'"),
-            (("-t", "t4", "-p", "bf16"), 3, "sm75 has no bf16"),
+            (("-t", "t4", "-p", "bf16"), 3, "sm75 has no BF16"),
             (("-t", "l4", "-O", "strip_weights=true"), 3, "needs a GPU for -O strip_weights=true"),
             (("-t", "l4", "-O", "refit=true"), 3, "needs a GPU for -O refit=true"),
             (("-t", "l4", "-O", "version_compatible=true"), 3, "does nothing in TensorRT-RTX"),

@@ -74,6 +74,21 @@ def test_an_input_that_does_not_fit(workshop: Path, tmp_path: Path, spec: str, s
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_a_symbol_may_be_called_anything(
+    target: str, workshop: Path, tmp_path: Path, planc: Callable[..., Any]
+) -> None:
+    """As paddle2onnx calls them."""
+    model = onnx.load(workshop / "conv.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "p2o.DynamicDimension.0"
+    onnx.save(model, tmp_path / "paddle.onnx")
+    named = ("--input", "x=float32[p2o.DynamicDimension.0,3,8,8]")
+    for sizes, words in (("1", ()), ("1..4@2", named)):
+        dims = ("--dim", f"p2o.DynamicDimension.0={sizes}", *words)
+        planc("compile", "paddle.onnx", *dims, "-t", target, "-o", "art", "--overwrite", cwd=tmp_path)
+
+
 def test_two_dynamic_dims_are_proven_together(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     made = _export(onnx_file(tmp_path / "g.onnx", ADD), tmp_path / "out", dims=["batch=1..4@2", "seq=8|16|32"])
     assert [(one.label, one.inputs["x"].shape) for one in made.goldens] == [
