@@ -137,7 +137,7 @@ def search(
         )
         losses = trial.losses(frozenset(found.excluded))
         holds = trial.loss(frozenset(found.excluded)) <= 0  # as measured now, not as remembered
-        everything = trial.losses(frozenset()) if nodes and len(found.excluded) == len(nodes) else None
+        everything = trial.losses(frozenset()) if nodes and trial.products <= set(found.excluded) else None
     facts = {
         "bounds": list(map(str, bounds)),
         "loss": {str(bound): round(_shown(bound, loss), 6) for bound, loss in zip(bounds, losses, strict=True)},
@@ -154,7 +154,7 @@ def search(
         told = _told(bounds, everything)
         what = f"{job.precision.upper()} misses the bound"
         raise GateFailed(
-            f"{what} unless all {len(nodes)} layers stay in float; with none of them it loses {told}",
+            f"{what} unless all {len(trial.products)} layers stay in float; with none of them it loses {told}",
             hint="Loosen --max-drop, give more calibration data, or build -p fp32",
         )
     if not holds:
@@ -244,6 +244,7 @@ class _Trial:
         self.job, self.graph, self.how, self.table = job, graph, how, table
         self.data, self.bounds, self.place = data, bounds, place
         self.origins: dict[str, str] = {}
+        self.products: set[str] = set()
         self.known: dict[frozenset[str], list[float]] = {}
 
     def layers(self) -> list[str]:
@@ -251,6 +252,7 @@ class _Trial:
         lowered = quantize.lower(self.graph, self.place / "all.onnx", self.how, self.table)
         lowered_rows = [row for row in lowered.layers if row["decision"] != "float" and row["method"] != quantize.OWN]
         self.origins = {row["name"]: row["origin"] for row in lowered_rows}
+        self.products = {row["name"] for row in lowered_rows if row["op"] != "Gather"}
         return list(self.origins)
 
     def loss(self, kept: frozenset[str]) -> float:
@@ -309,7 +311,7 @@ class _Trial:
         load: Callable[[Path], Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]],
     ) -> Spool:
         """Outputs of the first `count` samples, at least."""
-        if self.origins and kept >= set(self.origins):  # nothing is lowered
+        if self.origins and kept >= self.products:  # nothing computes in it: embeddings alone are not worth a build
             return self.data.references
         path = self.place / "trial.onnx"
         how = replace(self.how, keep=(*self.how.keep, *sorted(kept)))

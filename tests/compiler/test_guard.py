@@ -45,12 +45,17 @@ def data(tmp_path: Path) -> str:
 
 
 def _search(
-    graph: Path, calibration: str, *bounds: str, target: str = "onnxruntime-cpu", **options: Any
+    graph: Path,
+    calibration: str,
+    *bounds: str,
+    target: str = "onnxruntime-cpu",
+    specs: tuple[TensorSpec, ...] = SPECS,
+    **options: Any,
 ) -> guard.Guarded:
     wanted = Quantization(Calibration(data=calibration), smoothing=0.0, guard=Guard(bounds, **options))
     job = recipe.job(Source(str(graph)), target, "int8", quantization=wanted)
-    table, _ = calibrate.measure(graph, wanted.calibration, SPECS, DIMS, emit=_emit)
-    return guard.search(job, graph, quantize.lowering(job, DIMS), table, SPECS, emit=_emit)
+    table, _ = calibrate.measure(graph, wanted.calibration, specs, DIMS, emit=_emit)
+    return guard.search(job, graph, quantize.lowering(job, DIMS), table, specs, emit=_emit)
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu", "null"])
@@ -129,6 +134,21 @@ def test_a_ratio_is_told_as_it_is(graph: Path, data: str) -> None:
 def test_where_all_must_stay_in_float_the_gate_says_no(graph: Path, data: str) -> None:
     with pytest.raises(GateFailed, match="unless all 3 layers stay in float; with none of them it loses sqnr=150dB"):
         _search(graph, data, "sqnr=150dB")
+
+
+def test_an_embedding_alone_is_not_worth_a_build(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+g (int64[n,1] ids) => (float[n,1,8] y) {
+  e = Gather(table, ids)
+  y = MatMul(e, w)
+}"""
+    rng = np.random.default_rng(0)
+    table, w = rng.standard_normal((8192, 64), np.float32), rng.standard_normal((64, 8), np.float32)
+    graph = onnx_file(tmp_path / "words.onnx", text, table=table, w=w)
+    np.savez(tmp_path / "ids.npz", ids=rng.integers(0, 8192, (24, 1)))
+    specs = (TensorSpec("ids", "int64", ("n", 1)),)
+    with pytest.raises(GateFailed, match="unless all 1 layers stay in float"):
+        _search(graph, str(tmp_path / "ids.npz"), "sqnr=150dB", specs=specs, target="openvino-cpu")
 
 
 def test_a_changed_metric_begins_anew(graph: Path, data: str, tmp_path: Path) -> None:
