@@ -138,7 +138,7 @@ def test_where_all_must_stay_in_float_the_gate_says_no(graph: Path, data: str) -
 
 def test_an_embedding_alone_is_not_worth_a_build(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["": 18]>
-g (int64[n,1] ids) => (float[n,1,8] y) {
+g (int64[n,1] ids) => (float[n,1,8] y) <float[n,1,64] e> {
   e = Gather(table, ids)
   y = MatMul(e, w)
 }"""
