@@ -615,7 +615,9 @@ def _print_answer(model: Path, answer: dict[str, Any], output_format: str) -> No
     print(f"{answer['target']} takes {model}" if not count else f"{answer['target']} does not take {model}")
     for one in answer["refused"]:
         origin = f" (from {one['origin']})" if one["origin"] else ""
-        print(f"  {one['operator']} {one['name']!r}{origin}: {one['reason']}" if one["name"] else f"  {one['reason']}")
+        print(
+            f"  {one['operator']} {one['name']!r}{origin}: {one['reason']}" if one["operator"] else f"  {one['reason']}"
+        )
 
 
 class _Progress:
@@ -738,7 +740,8 @@ def _print_change(name: str, before: object, after: object) -> None:
 
 def _verification_lines(result: dict[str, Any]) -> list[str]:
     if result["passed"] is None:
-        told = [f"{result['reason']}. To complete it: {result['complete_with']}"]
+        more = f". To complete it: {result['complete_with']}" if "complete_with" in result else ""
+        told = [f"{result['reason']}{more}"]
         return told + [f"  its graph, in ONNX Runtime: {line}" for line in _verification_lines(result["graph"])]
     lines = [f"verified against {result['reference']}" if result["passed"] else f"differs from {result['reference']}"]
     for label, outputs in result["points"].items():

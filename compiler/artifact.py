@@ -21,7 +21,7 @@ RANGES = "ranges.json"
 REPORT = "report.json"
 LOG = "build.log"
 _UNSEALED = (MANIFEST, REPORT, LOG)
-"""Files that the manifest does not vouch for: they tell of the build."""
+"""Files that the manifest does not vouch for: they tell of the build. Only some backends write a log."""
 
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
 
@@ -209,17 +209,18 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def not_executed(reason: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+def not_executed(reason: str, graph: Mapping[str, Any], *, completable: bool = True) -> dict[str, Any]:
     """What a manifest says of a payload that this machine cannot execute.
 
     Args:
         reason: why it cannot.
         graph: how the graph that was compiled compares to the reference, in ONNX Runtime.
+        completable: whether another machine can execute it.
     """
     return {
         "passed": None,
         "reason": f"built, not executed here: {reason}",
-        "complete_with": "planc verify ARTIFACT, on a machine that has what it runs on",
+        **({"complete_with": "planc verify ARTIFACT, on a machine that has what it runs on"} if completable else {}),
         "reference": graph["reference"],
         "tolerance": graph["tolerance"],
         "graph": graph,
@@ -264,7 +265,12 @@ def _is_ours(folder: Path) -> bool:
         made = read(folder)
     except UsageError:
         return False
-    return {file.name for file in folder.iterdir()} <= {*made.manifest["files"], *_UNSEALED}
+    return {file.name for file in folder.iterdir()} <= {
+        *made.manifest["files"],
+        MANIFEST,
+        REPORT,
+        made.manifest.get("log"),
+    }
 
 
 def same_content(old: Path, new: Mapping[str, Any]) -> bool:
@@ -321,7 +327,7 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    measured = {"points", "failures"}
+    measured = {"complete_with", "executed_on", "failures", "graph", "passed", "points", "reason"}
     verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
     named = manifest.get("semantic_sha256", {})
     sealed = {name: named.get(name) or facts for name, facts in manifest["files"].items()}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, plugins, target
-from .errors import Unavailable, UsageError
+from . import host, plugins, shapes, target
+from .errors import BuildFailed, Unavailable, UsageError
 from .shapes import Dim
 from .target import Precision, Target
 
@@ -82,20 +82,25 @@ def check(
 
     one = target.find_target(name)
     files.require_file(model)
+    if one.candidates:
+        raise UsageError(f"{name} stands for several targets", hint=f"Ask one: -t {', '.join(one.candidates)}")
     if not hasattr(plugins.load("backends", one.backend), "unsupported"):
         raise UsageError(f"{name} cannot be asked without building", hint=f"planc compile {model} -t {name} -o DIR")
     if reason := _why_not(one, Precision.FP32):
         raise Unavailable(f"{name} cannot be asked here: {reason}", hint="See planc doctor")
     with tempfile.TemporaryDirectory() as made:
         graph = Path(made) / "model.onnx"
-        report = optimize.optimize(
-            model, graph, optimize.Recipe(family=one.family, keep_origin=True), limits=limits, on_event=on_event
-        )
-        refused = worker.call(_refused, graph, one, tuple(dims), limits=limits, on_event=on_event)
-    return {"target": name, "supported": not refused, "refused": refused, "passes_skipped": report.skipped}
+        chosen = optimize.Recipe(family=one.family, keep_origin=True)
+        try:
+            skipped = optimize.optimize(model, graph, chosen, limits=limits, on_event=on_event).skipped
+        except BuildFailed as error:  # operators of others, such as a plugin's: the parser may know them
+            skipped, graph = {"all": error.what}, model
+        place = Path(made)
+        refused = worker.call(_refused, graph, place, one, tuple(dims), limits=limits, on_event=on_event)
+    return {"target": name, "supported": not refused, "refused": refused, "passes_skipped": skipped}
 
 
-def _refused(graph: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -> list[dict[str, str]]:
+def _refused(graph: Path, place: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -> list[dict[str, str]]:
     from . import storage
     from .backends import Request
     from .frontends._graph import input_specs
@@ -106,7 +111,8 @@ def _refused(graph: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -
     known = {dim.name for dim in dims}
     names = {name: None for spec in inputs for name in spec.symbols if name not in known}
     sizes = (*dims, *(Dim(name, (1,), 1) for name in names))
-    request = Request(graph, Precision.FP32, backend.Options(), graph.parent, one, tuple(inputs), sizes)
+    shapes.check_dims(inputs, sizes)
+    request = Request(graph, Precision.FP32, backend.Options(), place, one, tuple(inputs), sizes)
     return [vars(node) for node in backend.unsupported(request)]
 
 

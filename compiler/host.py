@@ -66,17 +66,18 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return min(found)
 
 
-def gpus() -> list[str]:
+@cache
+def gpus() -> tuple[str, ...]:
     """Returns name and driver of each NVIDIA GPU, as nvidia-smi tells them; empty without one."""
     tool = shutil.which("nvidia-smi")
     if not tool:
-        return []
+        return ()
     query = [tool, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+        return ()
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
 
 
 def version(package: str) -> str | None:

@@ -571,7 +571,9 @@ def _verify(work: Work, emit: Emit) -> None:
     if not result["passed"]:
         raise GateFailed(_difference(what, work.model, result), hint=_hint(work))
     said = {"reference": _reference_of(work), **result}
-    manifest["verification"] = said if reason is None else artifact.not_executed(reason, said)
+    manifest["verification"] = (
+        said if reason is None else artifact.not_executed(reason, said, completable=_backend(work).RUNS)
+    )
     manifest["verification"]["golden_points"] = [one.label for one in kept]
     if work.table is not None:
         work.table.save(work.payload / artifact.RANGES)
@@ -621,6 +623,7 @@ def _manifest(work: Work) -> dict[str, Any]:
         "requested_precision": str(job.precision),
         "effective_precision": dict(work.built.effective_precision),
         "placement": dict(work.built.placement),
+        "log": artifact.LOG if (work.payload / artifact.LOG).exists() else None,
         "quantization": _quantization(work),
         "session": dict(work.built.session),
         "requires": dict(work.built.requires),

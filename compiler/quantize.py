@@ -157,7 +157,7 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
         layers += _quantize_embeddings(model, how)
         RemoveUnused()(model)  # the weights in floating point
         if how.around is not Precision.FP32:
-            _to_half(model, replace(how, precision=how.around), table)
+            _to_half(model, replace(how, precision=how.around, keep=()), table)
     check(model, wanted)
     counts = effect.count(model, how.sizes)
     if _NAMES[how.precision] not in counts:

@@ -397,19 +397,11 @@ def candidates(job: Job) -> list[Job]:
     Raises:
         Unavailable: no backend can, with each one's reason.
     """
-    from . import plugins
-
     if not job.target.candidates:
         jobs = [job]
     else:
         jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
-    reasons = {
-        one.target.name: plugins.load("backends", one.target.backend).why_not(
-            one.target, one.precision, backend_options(one)
-        )
-        or _why_not_dynamic(one)
-        for one in jobs
-    }
+    reasons = {one.target.name: _why_not(one) for one in jobs}
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
         several = len(reasons) > 1
@@ -418,6 +410,16 @@ def candidates(job: Job) -> list[Job]:
             f"{job.target.name} cannot build {job.precision.upper()} here: {told}", hint="See planc doctor"
         )
     return able
+
+
+def _why_not(job: Job) -> str | None:
+    """Why the job's backend cannot do it, by itself or with these options; those of an unable one are not read."""
+    from . import plugins
+
+    backend = plugins.load("backends", job.target.backend)
+    if reason := backend.why_not(job.target, job.precision, backend.Options()):
+        return str(reason)
+    return backend.why_not(job.target, job.precision, backend_options(job)) or _why_not_dynamic(job)
 
 
 def _why_not_dynamic(job: Job) -> str | None:

@@ -179,18 +179,19 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
 
 def _beside(model: ir.Model, path: Path) -> Path:
     """Returns the file that takes the weights of `path`: one that none of them is read from."""
-    read = _files(model)
+    read = files_of(model)
     names = (f"{path.name}{f'.{count}' if count else ''}.data" for count in range(len(read) + 1))
     return next(one for name in names if (one := path.with_name(name)).resolve() not in read)
 
 
 def _require_unread(model: ir.Model, path: Path) -> None:
     """Raises OSError where weights are read from `path` itself: they would be gone before they are copied."""
-    if path.resolve() in _files(model):
+    if path.resolve() in files_of(model):
         raise OSError(errno.EBUSY, "the weights are read from the file that is written", str(path))
 
 
-def _files(model: ir.Model) -> set[Path]:
+def files_of(model: ir.Model) -> set[Path]:
+    """Returns the files that a graph's weights lie in."""
     return {Path(tensor.path).resolve() for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
 
 

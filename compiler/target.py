@@ -77,6 +77,7 @@ def find_target(name: str) -> Target:
     if colon and (not facts.get("flavours") or "arch" in facts):
         raise UsageError(f"target {stem} takes no {arch!r}", hint=f"Write -t {stem}")
     facts["arch"] = _architectures(arch if colon else facts.get("arch", ""), name)
+    name = f"{stem}:{'+'.join(facts['arch'])}" if colon else stem
     facts |= {key: tuple(facts.get(key, ())) for key in ("candidates", "flavours", "precisions")}
     return Target(name=name, **facts)
 
@@ -93,7 +94,7 @@ def _architectures(text: str, name: str) -> tuple[str, ...]:
             raise UsageError(
                 f"target {name!r}: unknown compute capability {one!r}", hint=did_you_mean(one, COMPUTE_CAPABILITIES)
             )
-    return found
+    return tuple(sorted(found, key=lambda one: int(one[2:])))
 
 
 def find_precision(name: str) -> Precision:

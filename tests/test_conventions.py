@@ -85,6 +85,7 @@ def test_a_backend_keeps_the_contract(name: str) -> None:
     assert isinstance(module.TRIALS, bool)
     assert isinstance(module.ORIGINS, bool)
     assert isinstance(module.STEADY, bool)
+    assert isinstance(module.RUNS, bool)
     assert set(Precision) >= module.LOWERED
     assert all(isinstance(version, str) for version in module.fingerprint().values())
     parameters = {
@@ -191,6 +192,7 @@ def test_the_skeletons_of_contributing_keep_the_contracts(conv_model: ir.Model) 
     assert isinstance(backend["TRIALS"], bool)
     assert isinstance(backend["ORIGINS"], bool)
     assert isinstance(backend["STEADY"], bool)
+    assert isinstance(backend["RUNS"], bool)
     assert set(Precision) >= backend["LOWERED"]
     for name in ("why_not", "unverifiable", "fingerprint", "build", "load"):
         parameters = [one.strip("_") for one in inspect.signature(backend[name]).parameters]

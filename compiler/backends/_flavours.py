@@ -1,7 +1,8 @@
 """TensorRT and TensorRT-RTX: one builder API, and a table of where they differ."""
 
 import importlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +81,17 @@ def strongly_typed(trt: Any) -> int:
 
 def architectures() -> list[str]:
     """Compute capabilities of the GPUs here, such as "sm89"; empty without one."""
-    return sorted({f"sm{line.split(',')[1].strip().replace('.', '')}" for line in host.gpus()})
+    found = (re.search(r",\s*(\d+)\.(\d)\s*,", line) for line in host.gpus())
+    return sorted({f"sm{one[1]}{one[2]}" for one in found if one})
 
 
-def find(names: Iterable[str], arch: tuple[str, ...]) -> tuple[Flavour | None, str]:
+def find(
+    names: Iterable[str], arch: tuple[str, ...], lacks: Callable[[Flavour], str | None] = lambda _flavour: None
+) -> tuple[Flavour | None, str]:
     """Returns the first library that can build for all of `arch` here, or None and what each one lacks."""
     reasons = []
     for flavour in map(FLAVOURS.__getitem__, names):
-        if (reason := _why_not(flavour, arch)) is None:
+        if (reason := _why_not(flavour, arch) or lacks(flavour)) is None:
             return flavour, ""
         reasons.append(reason)
     return None, "; ".join(reasons)
@@ -100,7 +104,7 @@ def _why_not(flavour: Flavour, arch: tuple[str, ...]) -> str | None:
     version = flavour.version()
     if version is None:
         return f"{flavour.name} is not installed: {flavour.install}"
-    if tuple(int(part) for part in version.split(".")[:2]) < flavour.least:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < flavour.least:
         return f"{flavour.name} {version} is older than {'.'.join(map(str, flavour.least))}: {flavour.install}"
     if not flavour.archs:
         here = architectures()

@@ -71,29 +71,28 @@ def refused(library: Any, logger: Any, model: Path, folder: Path) -> list[Refuse
     """Returns all nodes that the parser refuses; empty where it takes the graph.
 
     The parser stops at the first operator that it knows but cannot import. It is asked again without what it
-    refused: outputs of such nodes become inputs of the graph, where their type and rank are known. Nodes are told
-    apart by their names.
+    refused: outputs of such nodes become inputs of the graph, where their type and rank are known.
     """
     from ...passes import InferShapes
     from .. import storage
 
-    found: list[Refused] = []
-    path = model
-    graph = None
+    first = parse(library, logger, model)
+    if isinstance(first, Network):
+        return []
+    graph = storage.load(model)
+    InferShapes()(graph)
+    for number, node in enumerate(graph.graph.all_nodes()):
+        node.name = node.name or f"{node.op_type}_{number}"
+    origins, found = _origins(graph), list[Refused]()
     for _ in range(MOST_ROUNDS):
-        answer = parse(library, logger, path)
+        storage.save(graph, folder / "rest.onnx")
+        answer = parse(library, logger, folder / "rest.onnx")
         if isinstance(answer, Network):
             break
-        if graph is None:
-            graph = storage.load(model)
-            InferShapes()(graph)
-        origins = _origins(graph)
         found += [Refused(one.name, one.operator, one.reason, origins.get(one.name, "")) for one in answer]
-        if not answer or not _cut(graph, {one.name for one in answer}):
+        if not _cut(graph, {one.name for one in answer} - {""}):
             break
-        path = folder / "rest.onnx"
-        storage.save(graph, path)
-    return found
+    return found or first or [Refused("", "", "the parser gives no reason", "")]
 
 
 def precisions(definition: "trt.INetworkDefinition") -> dict[str, dict[str, int]]:
@@ -127,6 +126,12 @@ def precisions(definition: "trt.INetworkDefinition") -> dict[str, dict[str, int]
     if casts := sum(layer.type.name == "CAST" and bool(_type_name(layer)) for layer in layers):
         facts["casts"] = {"float": casts}
     return facts
+
+
+def dtype_name(tensor: "trt.ITensor") -> str:
+    """Type of a tensor, as ONNX calls it."""
+    kind = tensor.dtype.name
+    return {"HALF": "FLOAT16", "BF16": "BFLOAT16"}.get(kind, kind)
 
 
 def _refused(error: "trt.ParserError") -> Refused:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOWERED = frozenset({Precision.INT8})
 TRIALS = True
+RUNS = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.onnx"

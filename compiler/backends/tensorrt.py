@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False
+RUNS = True
 STEADY = True
 ORIGINS = True
 PAYLOAD = "model.plan"
@@ -35,6 +36,8 @@ _CHOICES = {
 }
 _WANTED = {Precision.FP16: "float16", Precision.BF16: "bfloat16", Precision.INT8: "int8"}
 _MOST_PROFILES = 32
+_MOST_STREAMS = 64
+_WIDE, _AMPERE = "ampere_plus", 80
 _NO_GEMM = "FP32 GEMM is not supported"
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -54,6 +57,7 @@ class Options:
         refit: makes a plan whose weights can be changed. Needs a GPU.
         weight_streaming: makes a plan that can keep its weights in the memory of the host.
         profiling_verbosity: "layer_names_only", "detailed" or "none": what the plan tells of its layers.
+        tf32: whether products in float32 may round their operands to 10 bits of mantissa.
         cuda_graphs: TensorRT-RTX: captures the kernels of an inference when it is loaded.
         version_compatible: TensorRT: a plan that later versions run.
         hardware_compatibility: TensorRT: "ampere_plus" or "same_compute_capability", a plan for more than this GPU.
@@ -68,6 +72,7 @@ class Options:
     refit: bool = False
     weight_streaming: bool = False
     profiling_verbosity: str = "layer_names_only"
+    tf32: bool = False
     cuda_graphs: bool = False
     version_compatible: bool = False
     hardware_compatibility: str = "none"
@@ -87,32 +92,29 @@ class Options:
                 f"-O builder_optimization_level={self.builder_optimization_level} is not one of 0 to 5",
                 hint="Write -O builder_optimization_level=5 for the longest search",
             )
-        if self.workspace:
-            recipe.bytes_of(self.workspace)
+        if self.max_aux_streams > _MOST_STREAMS:
+            raise UsageError(f"-O max_aux_streams={self.max_aux_streams} is above {_MOST_STREAMS}", hint="Write fewer")
+        if self.workspace and recipe.bytes_of(self.workspace) >= 1 << 63:
+            raise UsageError(f"-O workspace={self.workspace} is too much", hint="Write -O workspace=2GiB")
+        if self.timing_cache is not None and not self.timing_cache.name:
+            raise UsageError("-O timing_cache names no file", hint="Write -O timing_cache=timing.cache")
 
 
 def why_not(target: Target, precision: Precision, options: Options) -> str | None:
-    """Returns why no flavour can build the precision here; None where one can."""
+    """Returns why no flavour can build the precision here; None where one can.
+
+    Raises:
+        UsageError: `around` is given for another precision than INT8.
+    """
+    if options.around and precision is not Precision.INT8:
+        raise UsageError(f"-O around={options.around} goes with -p int8, not with {precision}", hint="Leave it out")
+    if options.around in ("fp32", "bf16") and "sm75" in target.arch:
+        return f"sm75 has no products in {options.around.upper()}"
     if (target.precisions and precision not in target.precisions) or (
         precision is Precision.BF16 and "sm75" in target.arch
     ):
         return f"{'+'.join(target.arch)} has no {precision.upper()}"
-    flavour, reason = _flavours.find(target.flavours, () if _compatible(options) else target.arch)
-    if flavour is None:
-        return reason
-    here = _flavours.architectures()
-    for name in ("strip_weights", "refit"):
-        if getattr(options, name) and not here:
-            return f"{flavour.name} needs a GPU for -O {name}=true, and there is none here"
-    for name, able in (
-        ("version_compatible", flavour.lean),
-        ("hardware_compatibility", flavour.compatibility),
-        ("timing_cache", flavour.timing_cache),
-        ("cuda_graphs", not flavour.compatibility),
-    ):
-        if not able and getattr(options, name) != getattr(Options, name):
-            return f"-O {name} does nothing in {flavour.name}"
-    return None
+    return _choose(target, options)[1] or None
 
 
 def unverifiable(target: Target) -> str | None:
@@ -145,16 +147,19 @@ def build(request: Request) -> Built:
     flavour = _flavour(request)
     library = flavour.load()
     with (request.folder / LOG).open("w") as file:
-        log = _log(library, file)
+        log = _log(library, file, request.folder.parent)
         network = _networks.parse(library, log, request.model)
         if not isinstance(network, _networks.Network):
             raise _refusal(flavour, _networks.refused(library, log, request.model, request.folder.parent))
         effective = _networks.precisions(network.definition)
         _prove(request.precision, effective)
-        profiles = list(_profiles(request.inputs, request.dims))
+        names = _borders(flavour, network, request.model)
+        profiles = [
+            {names[0][name]: shapes for name, shapes in one.items()} for one in _profiles(request.inputs, request.dims)
+        ]
         config = _config(library, flavour, network, request, profiles)
         (request.folder / PAYLOAD).write_bytes(_plan(flavour, network, config, request, log))
-    timings = _keep_timings(config, request.options) if request.options.timing_cache else ""
+        timings = _keep_timings(config, request.options) if request.options.timing_cache else ""
     if request.options.strip_weights:
         from .. import storage
 
@@ -162,7 +167,11 @@ def build(request: Request) -> Built:
     session = {
         "flavour": next(name for name, one in FLAVOURS.items() if one is flavour),
         "arch": list(request.target.arch),
+        "hardware_compatibility": request.options.hardware_compatibility,
+        "version_compatible": request.options.version_compatible,
         "cuda_graphs": request.options.cuda_graphs,
+        "inputs": list(names[0].values()),
+        "outputs": list(names[1].values()),
         "profiles": [{name: list(map(list, shapes)) for name, shapes in one.items()} for one in profiles],
         **({"timing_cache_sha256": timings} if timings else {}),
     }
@@ -179,7 +188,7 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
     flavour = _flavour(request)
     library = flavour.load()
     with (request.folder / LOG).open("w") as file:
-        log = _log(library, file)
+        log = _log(library, file, request.folder)
         if found := _networks.refused(library, log, request.model, request.folder):
             return found
         network = _networks.parse(library, log, request.model)
@@ -188,7 +197,7 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
             try:
                 _plan(flavour, network, config, request, log)
             except BuildFailed as error:
-                return [_networks.Refused("", "", error.what, "")]
+                return [_networks.Refused("", "", str(error), "")]
     return []
 
 
@@ -203,22 +212,24 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     here = _flavours.architectures()
     arch = session["arch"]
     hint = f"Copy it to a machine with one and type: planc verify {folder}"
-    if not here or (arch and not set(arch) & set(here)):
+    wide = session["hardware_compatibility"] == _WIDE and any(int(one[2:]) >= _AMPERE for one in here)
+    if not here or (arch and not wide and not set(arch) & set(here)):
         raise Unavailable(
             f"{folder} runs on a GPU of {'+'.join(arch) or flavour.name}, and there is none here", hint=hint
         )
     if flavour.version() is None:
         raise Unavailable(f"{flavour.name} is not installed", hint=flavour.install)
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(flavour.module == "tensorrt_rtx"))
+    from polygraphy import config
     from polygraphy.backend.trt import TrtRunner
+
+    config.USE_TENSORRT_RTX = flavour.module == "tensorrt_rtx"
 
     context = _context(flavour, folder, session)
     runner = TrtRunner(context)
     runner.activate()
     profiles = session["profiles"]
-    names = [context.engine.get_tensor_name(number) for number in range(context.engine.num_io_tensors)]
-    inputs = [name for name in names if "INPUT" in str(context.engine.get_tensor_mode(name))]
-    outputs = [name for name in names if name not in inputs]
+    inputs, outputs = session["inputs"], session["outputs"]
 
     def run(arrays: "Sequence[np.ndarray]") -> "Sequence[np.ndarray]":
         feeds = dict(zip(inputs, arrays, strict=True))
@@ -236,28 +247,45 @@ def _digest(request: Request, session: Mapping[str, Any], flavour: Flavour) -> s
     The builder numbers its inner tensors in the order of their addresses, so that two plans of one graph differ in
     names. A worker with fixed addresses gives the same bytes; not every container lets a process fix them.
     """
-    graph = sorted(request.model.parent.glob(f"{request.model.name}*"))  # and its weights, where they lie beside it
+    from .. import storage
+
+    weights = sorted(storage.files_of(storage.load(request.model)) - {request.model.resolve()})
     options = asdict(replace(request.options, timing_cache=None))
-    facts = [*map(files.digest, graph), session, options, flavour.module, flavour.version()]
+    facts = [*map(files.digest, (request.model, *weights)), session, options, flavour.module, flavour.version()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _flavour(request: Request) -> Flavour:
     """The library that `why_not` found."""
-    arch = () if _compatible(request.options) else request.target.arch
-    flavour, reason = _flavours.find(request.target.flavours, arch)
+    flavour, reason = _choose(request.target, request.options)
     if flavour is None:
         raise Unavailable(f"{request.target.name} cannot be built here: {reason}", hint="See planc doctor")
     return flavour
 
 
-def _compatible(options: Options) -> bool:
-    """Whether the plan runs on other GPUs than the one here."""
-    return options.hardware_compatibility != Options.hardware_compatibility
+def _choose(target: Target, options: Options) -> tuple[Flavour | None, str]:
+    """The first library that can do all that is asked, or what each one lacks."""
+    wide = options.hardware_compatibility == _WIDE and all(int(one[2:]) >= _AMPERE for one in target.arch)
+    return _flavours.find(target.flavours, () if wide else target.arch, lambda flavour: _lacks(flavour, options))
 
 
-def _log(library: Any, file: Any) -> Any:
-    """A logger that writes to a file, and keeps the errors."""
+def _lacks(flavour: Flavour, options: Options) -> str | None:
+    for name in ("strip_weights", "refit"):
+        if getattr(options, name) and not _flavours.architectures():
+            return f"{flavour.name} needs a GPU for -O {name}=true, and there is none here"
+    for name, able in (
+        ("version_compatible", flavour.lean),
+        ("hardware_compatibility", flavour.compatibility),
+        ("timing_cache", flavour.timing_cache),
+        ("cuda_graphs", not flavour.compatibility),
+    ):
+        if not able and getattr(options, name) != getattr(Options, name):
+            return f"-O {name} does nothing in {flavour.name}"
+    return None
+
+
+def _log(library: Any, file: Any, folder: Path) -> Any:
+    """A logger that writes to a file, where paths begin at `folder`, and keeps the errors."""
 
     class Log(library.ILogger):  # type: ignore[misc]  # of the library that is imported late
         def __init__(self) -> None:
@@ -266,7 +294,7 @@ def _log(library: Any, file: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= library.ILogger.Severity.INFO:
-                file.write(f"{severity.name}: {message}\n")
+                file.write(f"{severity.name}: {message.replace(f'{folder}/', '')}\n")
                 file.flush()
             if severity <= library.ILogger.Severity.ERROR:
                 self.errors.append(message)
@@ -287,6 +315,8 @@ def _config(
     if options.max_aux_streams >= 0:
         config.max_aux_streams = options.max_aux_streams
     config.profiling_verbosity = getattr(library.ProfilingVerbosity, options.profiling_verbosity.upper())
+    if not options.tf32:
+        config.clear_flag(library.BuilderFlag.TF32)
     for name, flag in (
         ("strip_weights", "STRIP_PLAN"),
         ("refit", "REFIT"),
@@ -295,7 +325,7 @@ def _config(
     ):
         if getattr(options, name):
             config.set_flag(getattr(library.BuilderFlag, flag))
-    if _compatible(options):
+    if options.hardware_compatibility != Options.hardware_compatibility:
         level = getattr(library.HardwareCompatibilityLevel, options.hardware_compatibility.upper())
         config.hardware_compatibility_level = level
     if options.timing_cache:
@@ -346,17 +376,49 @@ def _profile_of(profiles: Sequence[Mapping[str, Any]], feeds: "Mapping[str, np.n
     raise UsageError(f"no optimization profile holds {shapes}", hint="Compile it with these sizes in --dim")
 
 
+def _borders(flavour: Flavour, network: "_networks.Network", model: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Names of the graph's inputs and outputs -> what the network calls them, in order.
+
+    Raises:
+        BuildFailed: the network has another type there: float64 becomes float32 on the way.
+    """
+    from .. import storage
+
+    graph = storage.load(model).graph
+    definition = network.definition
+    pairs = (
+        (graph.inputs, [definition.get_input(number) for number in range(definition.num_inputs)]),
+        (graph.outputs, [definition.get_output(number) for number in range(definition.num_outputs)]),
+    )
+    for values, tensors in pairs:
+        for value, tensor in zip(values, tensors, strict=True):
+            wanted, found = (value.dtype.name if value.dtype else ""), _networks.dtype_name(tensor)
+            if wanted != found:
+                raise BuildFailed(
+                    f"{flavour.name} has {found} where {value.name!r} is {wanted}", hint="Export the model in float32"
+                )
+    inputs, outputs = ({str(value.name): tensor.name for value, tensor in zip(*pair, strict=True)} for pair in pairs)
+    return inputs, outputs
+
+
 def _prove(precision: Precision, effective: Mapping[str, Mapping[str, int]]) -> None:
     """Fails where the requested precision is not in the parsed network, or a lower one is, unasked."""
-    counts = {**effective["layers"], **effective["products"]}
+    layers, products = effective["layers"], effective["products"]
     wanted = _WANTED.get(precision)
-    if wanted and not (effective["products"] if precision is Precision.INT8 else counts).get(wanted):
-        raise BuildFailed(f"{precision.upper()} had no effect: no layer of the network computes in it: {counts}")
-    if precision is Precision.FP32 and (low := {"float16", "bfloat16", "int8"} & counts.keys()):
-        raise BuildFailed(f"the model computes in {', '.join(sorted(low))} although FP32 was asked for: {counts}")
+    if wanted and not products.get(wanted) and (precision is Precision.INT8 or not layers.get(wanted)):
+        raise BuildFailed(f"{precision.upper()} had no effect: no layer of the network computes in it: {layers}")
+    low = set() if precision is Precision.INT8 else {"int8"} & products.keys()
+    low |= {"float16", "bfloat16"} & layers.keys() if precision is Precision.FP32 else set()
+    if low:
+        raise BuildFailed(
+            f"the model computes in {', '.join(sorted(low))} although {precision.upper()} was asked for",
+            hint="Build it with -p int8" if "int8" in low else "Export the model in float32",
+        )
 
 
 def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildFailed:
+    if not any(one.operator for one in refused):
+        return BuildFailed(f"{flavour.name} does not take the graph: {'; '.join(map(str, refused[:5]))}")
     told = "; ".join(map(str, refused[:5])) + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
     count = "a node" if len(refused) == 1 else f"{len(refused)} nodes"
     return BuildFailed(
@@ -387,7 +449,8 @@ def _read_timings(config: "trt.IBuilderConfig", path: Path) -> None:
         UsageError: the file is of another GPU or version.
     """
     known = path.read_bytes() if path.exists() else b""
-    if not config.set_timing_cache(config.create_timing_cache(known), False):
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
         raise UsageError(
             f"-O timing_cache={path}: it is of another GPU, driver or version", hint="Remove it, or name another file"
         )
@@ -408,6 +471,7 @@ def _context(flavour: Flavour, folder: Path, session: Mapping[str, Any]) -> Any:
     library = flavour.load()
     logger = library.Logger(library.Logger.ERROR)
     runtime = library.Runtime(logger)
+    runtime.engine_host_code_allowed = bool(session["version_compatible"])  # such a plan brings its runtime
     engine = runtime.deserialize_cuda_engine((folder / PAYLOAD).read_bytes())
     if engine is None:
         raise BuildFailed(f"{flavour.name} {flavour.version()} cannot load {folder / PAYLOAD}", hint="Build it again")

@@ -177,6 +177,15 @@ def test_same_content_ignores_measured_figures_only(copied: Path) -> None:
     assert not artifact.same_content(copied / "gone", manifest)
 
 
+def test_a_log_of_the_users_is_not_ours(copied: Path) -> None:
+    (copied / artifact.LOG).write_text("mine")
+    with pytest.raises(UsageError, match="not an artifact of planc"):
+        artifact.require_replaceable(copied)
+    manifest = {**artifact.read(copied).manifest, "log": artifact.LOG}
+    (copied / artifact.MANIFEST).write_text(json.dumps(manifest))
+    artifact.require_replaceable(copied)
+
+
 def test_a_file_with_a_semantic_digest_is_compared_by_it(copied: Path) -> None:
     manifest = artifact.read(copied).manifest
     named = {**manifest, "semantic_sha256": {"model.onnx": "what it is made of"}}

@@ -1,5 +1,6 @@
 """From words to a Job."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from planc.compiler import host, recipe
 from planc.compiler.errors import Unavailable, UsageError
 from planc.compiler.recipe import Source
-from planc.compiler.target import Precision
+from planc.compiler.target import Precision, find_target
 from planc.compiler.worker import Limits
 
 X = Source("net.py:net")
@@ -219,3 +220,15 @@ def test_int8_needs_data_and_fp32_none() -> None:
         recipe.job(Source("net.py:net"), "onnxruntime-cpu", "int8")
     with pytest.raises(UsageError, match="not with FP32"):
         recipe.job(X, "onnxruntime-cpu", "fp32", quantization=recipe.quantization(random=True))
+
+
+def test_options_of_the_able_candidate_are_taken(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """onnxruntime-cpu knows no hint, and cannot do fp16 either."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }"""
+    source = recipe.source(str(onnx_file(tmp_path / "g.onnx", text)))
+    job = recipe.job(source, "cpu", "fp16", options=["hint=throughput"])
+    assert [one.target.name for one in recipe.candidates(job)] == ["openvino-cpu"]
+
+
+def test_the_order_of_compute_capabilities_does_not_matter() -> None:
+    assert find_target("tensorrt-rtx:sm89+sm86+sm86").name == "tensorrt-rtx:sm86+sm89"

@@ -137,6 +137,43 @@ class TestBuild:
         assert "-p fp16" in caught.value.hint
         assert "/_src/" not in caught.value.what
 
+    def test_other_weights_have_another_digest(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+        """Large weights lie in a file of another name beside the graph."""
+        text = """<ir_version: 8, opset_import: ["": 18]>
+g (float[batch,3,8,8] x) => (float[batch,4] y) {\n  f = Flatten(x)\n  y = MatMul(f, w)\n}"""
+        digests = set()
+        for number in (1, 2):
+            w = np.full((192, 4), number, np.float32)
+            model = onnx.load(onnx_file(tmp_path / f"{number}.onnx", text, w=w))
+            (tmp_path / f"{number}").mkdir()
+            path = tmp_path / f"{number}" / "g.onnx"
+            onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+            digests.add(_build(path, tmp_path / f"out{number}").semantic_sha256["model.plan"])
+        assert len(digests) == 2
+
+    def test_float64_is_not_made_float32_unasked(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 18]>
+g (double[batch,3,8,8] x) => (double[batch,3,8,8] y) {\n  y = Relu(x)\n}"""
+        with pytest.raises(BuildFailed, match="has FLOAT where 'x' is DOUBLE"):
+            _build(onnx_file(tmp_path / "wide.onnx", text), tmp_path / "out")
+
+    def test_an_input_that_is_an_output_too(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 18]>
+g (float[batch,3,8,8] x) => (float[batch,3,8,8] x, float[batch,3,8,8] y) {\n  y = Relu(x)\n}"""
+        session = _build(onnx_file(tmp_path / "passed.onnx", text), tmp_path / "out").session
+        assert list(session["profiles"][0]) == session["inputs"]
+        assert len(session["outputs"]) == 2
+
+    def test_float32_is_not_tf32_unasked(self, workshop: Path, tmp_path: Path) -> None:
+        library = _flavours.FLAVOURS["tensorrt-rtx"].load()
+        log = library.Logger(library.Logger.ERROR)
+        network = _networks.parse(library, log, workshop / "conv.onnx")
+        for wanted in (False, True):
+            options = tensorrt.Options(tf32=wanted)
+            request = Request(workshop / "conv.onnx", Precision.FP32, options, tmp_path, find_target("l4"))
+            config = tensorrt._config(library, _flavours.FLAVOURS["tensorrt-rtx"], network, request, [])
+            assert config.get_flag(library.BuilderFlag.TF32) is wanted
+
 
 class TestRefused:
     def test_all_nodes_are_told_at_once(self, onnx_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -177,6 +214,22 @@ g (float[2,8] x) => (float[2,8] y) { a = Relu(x)  y = Bernoulli(a) }"""
         planc("doctor", "--model", "absent.onnx", "-t", "l4", cwd=tmp_path, expect=2)
         assert "compile" in planc("doctor", "--model", "g.onnx", "-t", "openvino-cpu", cwd=tmp_path, expect=2).stderr
         planc("doctor", "--model", "g.onnx", "-t", "h100", cwd=tmp_path, expect=3)
+        assert (
+            "Ask one: -t onnxruntime-cpu"
+            in planc("doctor", "--model", "g.onnx", "-t", "cpu", cwd=tmp_path, expect=2).stderr
+        )
+        words = ("doctor", "--model", workshop / "conv.onnx", "-t", "l4", "--dim", "bogus=1..4")
+        assert "no input has a dimension 'bogus'" in planc(*words, cwd=tmp_path, expect=2).stderr
+        turing = planc("doctor", "--model", workshop / "conv.onnx", "-t", "t4", cwd=tmp_path, expect=1)
+        assert "build with -p fp16" in turing.stdout
+
+    def test_operators_of_others_are_named(
+        self, onnx_file: Callable[..., Path], planc: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        text = """<ir_version: 9, opset_import: ["": 20, "mine": 1]>
+g (float[2,8] x) => (float[2,8] y) { a = Relu(x)  y = mine.Foo(a) }"""
+        onnx_file(tmp_path / "g.onnx", text)
+        assert "  Foo 'Foo_1': " in planc("doctor", "--model", "g.onnx", "-t", "l4", cwd=tmp_path, expect=1).stdout
 
     def test_the_module_of_a_refused_node_is_told(self, planc: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "net.py").write_text(
@@ -230,6 +283,8 @@ class TestCompile:
         effective = turing["manifest"]["effective_precision"]
         assert effective["products"] == {"int8": 2}
         assert "float32" not in effective["layers"], "sm75 has no products in float32"
+        kept = json.loads(_compile(planc, workshop, tmp_path / "k", "-t", "t4", *words, "--exclude", "y").stdout)
+        assert kept["manifest"]["effective_precision"]["products"] == {"float16": 1, "int8": 1}
         chosen = json.loads(_compile(planc, workshop, tmp_path / "o", "-t", "l4", *words, "-O", "around=bf16").stdout)
         assert "bfloat16" in chosen["manifest"]["effective_precision"]["layers"]
 
@@ -252,6 +307,10 @@ class TestCompile:
             (("-t", "l4", "-O", "profiling_verbosity=loud"), 2, "unknown value"),
             (("-t", "l4", "-O", "workspace=many"), 2, "is not a size"),
             (("-t", "l4", "-O", "builder_optimization_level=9"), 2, "not one of 0 to 5"),
+            (("-t", "l4", "-O", "max_aux_streams=99999999999"), 2, "is above 64"),
+            (("-t", "l4", "-O", "workspace=99999999999GiB"), 2, "is too much"),
+            (("-t", "l4", "-O", "around=fp16"), 2, "goes with -p int8"),
+            (("-t", "t4", "-p", "int8", "--dynamic", "-O", "around=bf16"), 3, "sm75 has no products in BF16"),
         ],
         ids=lambda one: "-".join(one) if isinstance(one, tuple) else "",
     )
