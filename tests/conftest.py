@@ -111,6 +111,11 @@ def run_onnx(model: Any, **inputs: np.ndarray) -> list[np.ndarray]:
     return ort.InferenceSession(what, settings, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole command lines first: started last, one long file would keep one process busy while the other waits."""
+    items.sort(key=lambda item: not {"conformance", "e2e", "examples"} & set(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
