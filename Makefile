@@ -13,7 +13,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/01_two_targets/compare.py
 
 test: $(VENV)/.ready lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations 15
 	$(BIN)/pytest -m alone
 
 lint: $(VENV)/.ready

@@ -88,7 +88,7 @@ def test_make_test_runs_the_linters_and_pytest() -> None:
     """Only planned (`make -n`): running it would run this test again, without end."""
     plan = _run("make --no-print-directory -n test", ROOT).splitlines()
     assert [line.partition("bin/pytest")[2] for line in plan[-2:]] == [
-        " -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'",
+        " -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations 15",
         " -m alone",
     ]
     for tool in ("ruff format --check", "ruff check", "mypy -p planc", "lint-imports"):

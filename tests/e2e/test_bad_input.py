@@ -325,7 +325,7 @@ WORDS: dict[str, tuple[int, str, tuple[str, ...]]] = {
     "unknown target": (2, "compile good.onnx -t toaster -o out/a", ("toaster",)),
     "misspelt target": (2, "compile good.onnx -t onnxruntime-cup -o out/a", ("Did you mean 'onnxruntime-cpu'?",)),
     "unknown precision": (2, f"{COMPILE} -p fp33", ("fp33",)),
-    "precision that the target lacks": (3, "compile good.onnx -t onnxruntime-cpu -p fp16 -o out/a", ("fp16",)),
+    "precision that the target lacks": (3, "compile good.onnx -t onnxruntime-cpu -p fp16 -o out/a", ("not FP16",)),
     "misspelt flag": (2, "compile good.onnx --tarrget null -o out/a", ("--tarrget",)),
     "missing flag": (2, "compile good.onnx -t null", ("--output",)),
     "misspelt verb": (2, "complie good.onnx", ("complie",)),
