@@ -177,6 +177,8 @@ def source(
     if weights is not None:
         require_file(weights)
     known = onnx_source(model, inputs=inputs, dims=dims, data=data)
+    if known.inputs and known.frontend != "onnx":  # an ONNX file has inputs beside those that are named
+        shapes.check_dims(known.inputs, known.dims)
     return replace(known, weights=weights, trust_pickle=trust_pickle)
 
 
@@ -184,14 +186,12 @@ def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = 
     """Checks the words that say what an ONNX file, whatever its name, runs on.
 
     Raises:
-        UsageError: a shape does not parse, a dimension has no sizes, or the data is missing.
+        UsageError: a shape does not parse, or the data is missing.
     """
     from .files import require_file
 
     parsed = tuple(shapes.parse_input(text) for text in inputs)
     sizes = tuple(shapes.parse_dim(text) for text in dims)
-    if parsed:
-        shapes.check_dims(parsed, sizes)
     if data is not None:
         require_file(data)
     return Source(path, parsed, sizes, data=data)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,11 @@ TRIALS = False
 STEADY = True
 ORIGINS = True
 PAYLOAD = "model.plan"
+WIDE = {
+    Precision.FP16: ("Celu", "MeanVarianceNormalization"),
+    Precision.BF16: ("Celu", "HardSwish", "LpNormalization", "MeanVarianceNormalization", "Mish", "Shrink"),
+}
+"""Operators that the parser takes in float32 and not in these."""
 WEIGHTS = "weights.onnx"
 _CHOICES = {
     "around": ("", "fp32", "fp16", "bf16"),
@@ -184,8 +190,8 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
             return found
         network = _networks.parse(library, log, request.model)
         if flavour.archs and isinstance(network, _networks.Network):
-            config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
             try:
+                config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
                 _plan(flavour, network, config, request, log)
             except BuildFailed as error:
                 return [_networks.Refused("", "", error.what, "")]
@@ -277,7 +283,11 @@ def _log(library: Any, file: Any) -> Any:
 def _config(
     library: Any, flavour: Flavour, network: "_networks.Network", request: Request, profiles: list[Profile]
 ) -> "trt.IBuilderConfig":
-    """Puts options, compute capabilities and profiles into a configuration of the builder."""
+    """Puts options, compute capabilities and profiles into a configuration of the builder.
+
+    Raises:
+        BuildFailed: a profile is refused, or the values of an input that are sizes have no bounds.
+    """
     options: Options = request.options
     config = network.builder.create_builder_config()
     if options.builder_optimization_level >= 0:
@@ -302,10 +312,13 @@ def _config(
         _read_timings(config, options.timing_cache)
     if flavour.archs and request.target.arch:
         _set_architectures(config, library, request.target.arch)
-    for one in profiles:
+    sizes = dict(_sizes(flavour, network, request.inputs))
+    for one in profiles or ([{}] if sizes else []):
         profile: Any = network.builder.create_optimization_profile()  # the stubs want trt.Dims, not tuples
         for name, shapes in one.items():
             profile.set_shape(name, *shapes)
+        for name, values in sizes.items():
+            profile.set_shape_input(name, *values)
         if config.add_optimization_profile(profile) < 0:
             raise BuildFailed(f"{flavour.name} refuses the optimization profile {one}")
     return config
@@ -331,6 +344,29 @@ def _profiles(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> Iterator[Pro
             )
         sizes = [{dim.name: size[end] for dim, size in zip(dims, chosen, strict=True)} for end in range(3)]
         yield {spec.name: (spec.at(sizes[0]), spec.at(sizes[1]), spec.at(sizes[2])) for spec in inputs if spec.symbols}
+
+
+def _sizes(
+    flavour: Flavour, network: "_networks.Network", inputs: Sequence[TensorSpec]
+) -> Iterator[tuple[str, tuple[list[int], list[int], list[int]]]]:
+    """Inputs whose values are sizes of tensors: their values at min, opt and max, as the user bounds them.
+
+    Raises:
+        BuildFailed: the bounds of one are not known.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    for number in range(network.definition.num_inputs):
+        tensor: Any = network.definition.get_input(number)
+        if not tensor.is_shape_tensor:
+            continue
+        spec = specs.get(tensor.name)
+        if spec is None or spec.low is None or spec.high is None:
+            raise BuildFailed(
+                f"the values of input {tensor.name!r} are sizes of tensors: {flavour.name} must know their bounds",
+                hint=f"Bound them, as in --input '{spec or tensor.name}:1..8', or make them constants of the graph",
+            )
+        count = math.prod(tensor.shape)
+        yield tensor.name, ([int(spec.low)] * count, [int(spec.high)] * count, [int(spec.high)] * count)
 
 
 def _profile_of(profiles: Sequence[Mapping[str, Any]], feeds: "Mapping[str, np.ndarray]") -> int:
@@ -374,7 +410,7 @@ def _plan(
 
 
 def _no_plan(flavour: Flavour, request: Request, errors: Sequence[str]) -> BuildFailed:
-    said = one_line(re.sub(r" In \w+ at /_src/\S+\)", ")", errors[-1]) if errors else "it said nothing")
+    said = re.sub(r" In \w+ at /_src/\S+\)", ")", one_line(errors[-1])) if errors else "it said nothing"
     turing = any(_NO_GEMM in error for error in errors)
     hint = "sm75 multiplies no matrices in float32: build with -p fp16, or leave sm75 out" if turing else ""
     return BuildFailed(f"{flavour.name} made no plan for {request.target.name}: {said}", hint=hint)
