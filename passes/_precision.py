@@ -58,13 +58,22 @@ class Plan:
         return self.io and graph is self.graph
 
 
-def plan(model: ir.Model, half: Half, *, keep: Sequence[str], ranges: dict[str, tuple[float, float]], io: bool) -> Plan:
+def plan(
+    model: ir.Model,
+    half: Half,
+    *,
+    keep: Sequence[str],
+    wide: Sequence[str],
+    ranges: dict[str, tuple[float, float]],
+    io: bool,
+) -> Plan:
     """Decides for each node outside of functions; changes nothing.
 
     Args:
         model: the graph, whose types are known.
         half: the type.
         keep: names of nodes that stay, or patterns.
+        wide: operators that stay.
         ranges: lowest and highest number by name of value.
         io: whether inputs and outputs of the model shall be 16 bits wide.
     """
@@ -73,7 +82,7 @@ def plan(model: ir.Model, half: Half, *, keep: Sequence[str], ranges: dict[str, 
     for graph in body_graphs(model):
         for node in graph:
             if touches_float(node) and not (node.domain == "" and node.op_type == "Constant"):
-                reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), keep)
+                reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), keep, wide)
                 fragile.follow(node, reason)
                 made.fills += fragile.fills(node) if reason is not None else []
     _withdraw(made)
@@ -89,7 +98,9 @@ def body_graphs(model: ir.Model) -> Iterator[ir.Graph]:
             pending.extend(subgraphs(node))
 
 
-def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: Sequence[str]) -> str | None:
+def _decide(
+    made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: Sequence[str], wide: Sequence[str]
+) -> str | None:
     """Puts a node into the plan; returns why it stays."""
     try:
         slots = slots_of(node, opset, made.half)
@@ -101,6 +112,8 @@ def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: Seque
             return None
         if node.name and any(fnmatchcase(node.name, pattern) for pattern in keep):
             raise Miss("its name is among those to keep")
+        if node.domain == "" and node.op_type in wide:
+            raise Miss(f"the target has {node.op_type} in float32 only")
         fragile.require_strong(node, slots)
     except Miss as miss:
         made.kept[node] = str(miss)
