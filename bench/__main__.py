@@ -4,7 +4,7 @@ import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy")
+TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy", "plans", "builder", "verdicts")
 
 
 def main() -> None:
@@ -44,6 +44,18 @@ def main() -> None:
         from . import accuracy
 
         accuracy.main()
+    if "plans" in chosen:
+        from . import plans
+
+        plans.main()
+    if "builder" in chosen:
+        from . import builder
+
+        builder.main()
+    if "verdicts" in chosen:
+        from . import verdicts
+
+        verdicts.main()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 import planc
+from planc.compiler import emulate
 
 from . import data
 from .common import PLANC, ROOT, print_table
 
-TARGETS = ("onnxruntime-cpu", "openvino-cpu")
+TARGETS = ("onnxruntime-cpu", "openvino-cpu", "tensorrt-rtx")
+PLANS = ("tensorrt-rtx",)
+"""Targets whose plans need a GPU: their lowered graph is judged, in ONNX Runtime, Q/DQ as they stand."""
 FOLDER = ROOT / "out/bench/accuracy"
 
 Run = Callable[..., Mapping[str, np.ndarray]]
@@ -64,8 +67,15 @@ class Proof:
     def compile(self, source: Path, target: str, precision: str, *words: str) -> dict[str, Any]:
         """Runs `planc compile` and returns its JSON document, which holds an `error` where it refused."""
         out = FOLDER / f"{self.name}-{target}-{precision}"
-        data_words = [f"--calibration=bench/data.py:{self.calibration}", *self.words] if precision == "int8" else []
+        data_words = self._int8() if precision == "int8" else []
         return call("compile", source, *self._sizes(), "-t", target, "-p", precision, "-o", out, *data_words, *words)
+
+    def lower(self, source: Path, target: str, out: Path) -> dict[str, Any]:
+        """Runs `planc quantize` and returns its JSON document."""
+        return call("quantize", source, *self._sizes(), "-t", target, "-o", out, "--overwrite", *self._int8())
+
+    def _int8(self) -> list[str]:
+        return [f"--calibration=bench/data.py:{self.calibration}", *self.words]
 
     def _sizes(self) -> list[str]:
         inputs = [] if self.onnx is None else [f"--input={text}" for text in self.inputs]
@@ -267,10 +277,12 @@ def measure(proof: Proof) -> list[list[str]]:
 
 def judge(proof: Proof, source: Path, target: str) -> Result:
     """Builds both precisions and scores them."""
+    if target in PLANS:
+        return judge_graph(proof, source, target)
     plain, whole = (proof.compile(source, target, precision) for precision in ("fp32", "int8"))
     for document in (plain, whole):
         if "error" in document:
-            return Result({}, {}, 0, 0, 0, 0, refusal=f"{document['error']['what']} ({document['error']['exit_code']})")
+            return refused(document)
     references, answers = (proof.answers(planc.load(document["output"])) for document in (plain, whole))
     products, kept = whole["manifest"]["quantization"]["products"], whole["manifest"]["quantization"]["kept"]
     return Result(
@@ -281,6 +293,32 @@ def judge(proof: Proof, source: Path, target: str) -> Result:
         kept=len(kept),
         layers=sum(one["nodes"] for one in products.values()),
     )
+
+
+def judge_graph(proof: Proof, source: Path, target: str) -> Result:
+    """Lowers the graph and scores it beside the one that it comes from."""
+    out = FOLDER / f"{proof.name}-{target}.onnx"
+    document = proof.lower(source, target, out)
+    if "error" in document:
+        return refused(document)
+    references, answers = (proof.answers(_keywords(emulate.runner(path))) for path in (source, out))
+    return Result(
+        fp32=proof.scores(references, references),
+        int8=proof.scores(answers, references),
+        bytes=out.stat().st_size,
+        ratio=out.stat().st_size / source.stat().st_size,
+        kept=sum(layer["decision"] == "float" for layer in document["layers"]),
+        layers=sum(one["nodes"] for one in document["products"].values()),
+    )
+
+
+def _keywords(run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]) -> Run:
+    return lambda **feed: run(feed)
+
+
+def refused(document: Mapping[str, Any]) -> Result:
+    """What a refusal leaves: its words."""
+    return Result({}, {}, 0, 0, 0, 0, refusal=f"{document['error']['what']} ({document['error']['exit_code']})")
 
 
 def holds(result: Result, metric: str, bound: str) -> bool:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from .shapes import Dim
 from .target import Precision, Target
 
 if TYPE_CHECKING:
+    from .backends import Request
     from .worker import Emit, Limits
 
 PACKAGES = (
@@ -68,7 +70,7 @@ def check(
 ) -> dict[str, Any]:
     """Asks a target which nodes of an ONNX file it refuses after planc's passes; nothing is written.
 
-    Dimensions without sizes are 1.
+    Dimensions without sizes are 1, and so are the values of inputs that are sizes.
 
     Returns:
         `supported`, and `refused`: name, operator, reason and origin of each node.
@@ -101,19 +103,28 @@ def check(
 
 
 def _refused(graph: Path, place: Path, one: Target, dims: tuple[Dim, ...], *, emit: "Emit") -> list[dict[str, str]]:
+    emit("stage", "check")
+    asked = replace(request(graph, one, dims), folder=place)
+    return [vars(node) for node in plugins.load("backends", one.backend).unsupported(asked)]
+
+
+def request(graph: Path, one: Target, dims: Sequence[Dim] = ()) -> "Request":
+    """Returns what a backend is asked about an ONNX file.
+
+    Raises:
+        UsageError: an input is of a type that planc has no inputs of, or a dimension is none of the inputs'.
+    """
     from . import storage
     from .backends import Request
     from .frontends._graph import input_specs
 
-    emit("stage", "check")
-    backend = plugins.load("backends", one.backend)
-    inputs = input_specs(storage.load(graph))
+    inputs = tuple(replace(spec, low=1, high=1) for spec in input_specs(storage.load(graph)))
     known = {dim.name for dim in dims}
     names = {name: None for spec in inputs for name in spec.symbols if name not in known}
     sizes = (*dims, *(Dim(name, (1,), 1) for name in names))
     shapes.check_dims(inputs, sizes)
-    request = Request(graph, Precision.FP32, backend.Options(), place, one, tuple(inputs), sizes)
-    return [vars(node) for node in backend.unsupported(request)]
+    options = plugins.load("backends", one.backend).Options()
+    return Request(graph, Precision.FP32, options, graph.parent, one, inputs, sizes)
 
 
 def _why_not(one: Target, precision: Precision) -> str | None:

@@ -35,6 +35,7 @@ class Lowering:
         sizes: of the symbolic dimensions at the point "opt".
         dynamic: whether activations are quantized by the range that they have when they come.
         around: INT8: what the rest of the graph computes in.
+        wide: by precision of 16 bits, operators that the backend has in float32 only.
         keep_origin: whether nodes keep the path of the PyTorch module that they came from.
     """
 
@@ -46,6 +47,7 @@ class Lowering:
     sizes: Mapping[str, int] = field(default_factory=dict)
     dynamic: bool = False
     around: Precision = Precision.FP32
+    wide: Mapping[Precision, tuple[str, ...]] = field(default_factory=dict)
     keep_origin: bool = False
 
 
@@ -121,6 +123,7 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
         sizes=sizes,
         dynamic=quantization.dynamic,
         around=backend.around(job.target, backend_options(job)) if hasattr(backend, "around") else Precision.FP32,
+        wide=getattr(backend, "WIDE", {}),
         keep_origin=backend.ORIGINS,
     )
 
@@ -217,6 +220,7 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
     converting = ConvertPrecision(
         dtype=_NAMES[how.precision],
         keep=how.keep,
+        wide=how.wide.get(how.precision, ()),
         ranges=tuple((name, one.min, one.max) for name, one in table.tensors.items() if not one.non_finite)
         if table
         else (),

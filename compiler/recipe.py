@@ -183,6 +183,8 @@ def source(
     for symbol in (symbol for spec in known.inputs for symbol in spec.symbols if known.frontend == "torch"):
         if not symbol.isidentifier():
             raise UsageError(f"--input: torch takes no dimension called {symbol!r}", hint="Write a word, such as batch")
+    if known.inputs and known.frontend != "onnx":  # an ONNX file has inputs beside those that are named
+        shapes.check_dims(known.inputs, known.dims)
     return replace(known, weights=weights, trust_pickle=trust_pickle)
 
 
@@ -190,14 +192,12 @@ def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = 
     """Checks the words that say what an ONNX file, whatever its name, runs on.
 
     Raises:
-        UsageError: a shape does not parse, a dimension has no sizes, or the data is missing.
+        UsageError: a shape does not parse, or the data is missing.
     """
     from .files import require_file
 
     parsed = tuple(shapes.parse_input(text) for text in inputs)
     sizes = tuple(shapes.parse_dim(text) for text in dims)
-    if parsed:
-        shapes.check_dims(parsed, sizes)
     if data is not None:
         require_file(data)
     return Source(path, parsed, sizes, data=data)

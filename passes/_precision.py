@@ -58,20 +58,29 @@ class Plan:
         return self.io and graph is self.graph
 
 
-def plan(model: ir.Model, half: Half, *, keep: Sequence[str], ranges: dict[str, tuple[float, float]], io: bool) -> Plan:
+def plan(
+    model: ir.Model,
+    half: Half,
+    *,
+    keep: Sequence[str],
+    wide: Sequence[str],
+    ranges: dict[str, tuple[float, float]],
+    io: bool,
+) -> Plan:
     """Decides for each node outside of functions; changes nothing.
 
     Args:
         model: the graph, whose types are known.
         half: the type.
         keep: names, PyTorch module paths or globs of nodes that stay.
+        wide: operators that stay.
         ranges: lowest and highest number by name of value.
         io: whether inputs and outputs of the model shall be 16 bits wide.
     """
     made = Plan(half, io, model.graph)
     fragile = Fragile(Constants(half), ranges)
     for node in float_nodes(model):
-        reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), tuple(keep))
+        reason = _decide(made, fragile, node, model.opset_imports.get(node.domain, 0), tuple(keep), wide)
         fragile.follow(node, reason)
         made.fills += fragile.fills(node) if reason is not None else []
     _withdraw(made)
@@ -95,7 +104,9 @@ def body_graphs(model: ir.Model) -> Iterator[ir.Graph]:
             pending.extend(subgraphs(node))
 
 
-def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: tuple[str, ...]) -> str | None:
+def _decide(
+    made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: tuple[str, ...], wide: Sequence[str]
+) -> str | None:
     """Puts a node into the plan; returns why it stays."""
     try:
         slots = slots_of(node, opset, made.half)
@@ -107,6 +118,8 @@ def _decide(made: Plan, fragile: Fragile, node: ir.Node, opset: int, keep: tuple
         if node.domain == "" and node.op_type in GENERATORS:
             _decide_generator(made, fragile, node, slots)
             return None
+        if node.domain == "" and node.op_type in wide:
+            raise Miss(f"the target has {node.op_type} in float32 only")
         fragile.require_strong(node, slots)
     except Miss as miss:
         made.kept[node] = str(miss)

@@ -19,7 +19,7 @@ class ConvertPrecision(Pass):
     What stays float32, with Casts around it, and `kept` says why:
       - nodes that the schemas of the model's opset do not define for the type, functions, and what crosses the border
         of a subgraph or lies in a sequence;
-      - nodes of a name in `keep`;
+      - nodes of a name in `keep`, or of an operator in `wide`;
       - nodes with a calibrated range within a factor of 2 of 65504, or all below 2^-14, where numbers lose bits;
       - nodes with a constant that does not fit: beyond 65504, or scaled so small that it loses more than rounding. Each
         number counts of a scalar, a divisor or the scale of a Q/DQ, elsewhere the constant as a whole. Numbers below
@@ -39,12 +39,14 @@ class ConvertPrecision(Pass):
     Attributes:
         dtype: "float16" or "bfloat16".
         keep: names, PyTorch module paths or globs of nodes that stay float32, such as `/head/*`.
+        wide: operators that the target computes in float32 only.
         ranges: name of a value, and its lowest and highest number.
         io: whether inputs and outputs of the model become 16 bits wide, too.
     """
 
     dtype: str = "float16"
     keep: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
     ranges: tuple[tuple[str, float, float], ...] = ()
     io: bool = False
 
@@ -73,4 +75,4 @@ class ConvertPrecision(Pass):
     def _plan(self, model: ir.Model) -> Plan:
         InferShapes()(model)
         ranges = {name: (low, high) for name, low, high in self.ranges}
-        return plan(model, HALVES[self.dtype], keep=self.keep, ranges=ranges, io=self.io)
+        return plan(model, HALVES[self.dtype], keep=self.keep, wide=self.wide, ranges=ranges, io=self.io)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,11 @@ RUNS = True
 STEADY = True
 ORIGINS = True
 PAYLOAD = "model.plan"
+WIDE = {
+    Precision.FP16: ("Celu", "MeanVarianceNormalization"),
+    Precision.BF16: ("Celu", "HardSwish", "LpNormalization", "MeanVarianceNormalization", "Mish", "Shrink"),
+}
+"""Operators that the parser takes in float32 and not in these."""
 WEIGHTS = "weights.onnx"
 _CHOICES = {
     "around": ("", "fp32", "fp16", "bf16"),
@@ -37,7 +43,7 @@ _CHOICES = {
 _WANTED = {Precision.FP16: "float16", Precision.BF16: "bfloat16", Precision.INT8: "int8"}
 _MOST_PROFILES = 32
 _MOST_STREAMS = 64
-_WIDE, _AMPERE = "ampere_plus", 80
+_AMPERE_PLUS, _AMPERE = "ampere_plus", 80
 _NO_GEMM = "FP32 GEMM is not supported"
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -193,8 +199,8 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
             return found
         network = _networks.parse(library, log, request.model)
         if flavour.archs and isinstance(network, _networks.Network):
-            config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
             try:
+                config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
                 _plan(flavour, network, config, request, log)
             except BuildFailed as error:
                 return [_networks.Refused("", "", str(error), "")]
@@ -212,7 +218,7 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     here = _flavours.architectures()
     arch = session["arch"]
     hint = f"Copy it to a machine with one and type: planc verify {folder}"
-    wide = session["hardware_compatibility"] == _WIDE and any(int(one[2:]) >= _AMPERE for one in here)
+    wide = session["hardware_compatibility"] == _AMPERE_PLUS and any(int(one[2:]) >= _AMPERE for one in here)
     if not here or (arch and not wide and not set(arch) & set(here)):
         raise Unavailable(
             f"{folder} runs on a GPU of {'+'.join(arch) or flavour.name}, and there is none here", hint=hint
@@ -265,7 +271,7 @@ def _flavour(request: Request) -> Flavour:
 
 def _choose(target: Target, options: Options) -> tuple[Flavour | None, str]:
     """The first library that can do all that is asked, or what each one lacks."""
-    wide = options.hardware_compatibility == _WIDE and all(int(one[2:]) >= _AMPERE for one in target.arch)
+    wide = options.hardware_compatibility == _AMPERE_PLUS and all(int(one[2:]) >= _AMPERE for one in target.arch)
     return _flavours.find(target.flavours, () if wide else target.arch, lambda flavour: _lacks(flavour, options))
 
 
@@ -305,7 +311,11 @@ def _log(library: Any, file: Any, folder: Path) -> Any:
 def _config(
     library: Any, flavour: Flavour, network: "_networks.Network", request: Request, profiles: list[Profile]
 ) -> "trt.IBuilderConfig":
-    """Puts options, compute capabilities and profiles into a configuration of the builder."""
+    """Puts options, compute capabilities and profiles into a configuration of the builder.
+
+    Raises:
+        BuildFailed: a profile is refused, or the values of an input that are sizes have no bounds.
+    """
     options: Options = request.options
     config = network.builder.create_builder_config()
     if options.builder_optimization_level >= 0:
@@ -332,10 +342,13 @@ def _config(
         _read_timings(config, options.timing_cache)
     if flavour.archs and request.target.arch:
         _set_architectures(config, library, request.target.arch)
-    for one in profiles:
+    sizes = dict(_sizes(flavour, network, request.inputs))
+    for one in profiles or ([{}] if sizes else []):
         profile: Any = network.builder.create_optimization_profile()  # the stubs want trt.Dims, not tuples
         for name, shapes in one.items():
             profile.set_shape(name, *shapes)
+        for name, values in sizes.items():
+            profile.set_shape_input(name, *values)
         if config.add_optimization_profile(profile) < 0:
             raise BuildFailed(f"{flavour.name} refuses the optimization profile {one}")
     return config
@@ -361,6 +374,29 @@ def _profiles(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> Iterator[Pro
             )
         sizes = [{dim.name: size[end] for dim, size in zip(dims, chosen, strict=True)} for end in range(3)]
         yield {spec.name: (spec.at(sizes[0]), spec.at(sizes[1]), spec.at(sizes[2])) for spec in inputs if spec.symbols}
+
+
+def _sizes(
+    flavour: Flavour, network: "_networks.Network", inputs: Sequence[TensorSpec]
+) -> Iterator[tuple[str, tuple[list[int], list[int], list[int]]]]:
+    """Inputs whose values are sizes of tensors: their values at min, opt and max, as the user bounds them.
+
+    Raises:
+        BuildFailed: the bounds of one are not known.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    for number in range(network.definition.num_inputs):
+        tensor: Any = network.definition.get_input(number)
+        if not tensor.is_shape_tensor:
+            continue
+        spec = specs.get(tensor.name)
+        if spec is None or spec.low is None or spec.high is None:
+            raise BuildFailed(
+                f"the values of input {tensor.name!r} are sizes of tensors: {flavour.name} must know their bounds",
+                hint=f"Bound them, as in --input '{spec or tensor.name}:1..8', or make them constants of the graph",
+            )
+        count = math.prod(tensor.shape)
+        yield tensor.name, ([int(spec.low)] * count, [int(spec.high)] * count, [int(spec.high)] * count)
 
 
 def _profile_of(profiles: Sequence[Mapping[str, Any]], feeds: "Mapping[str, np.ndarray]") -> int:
@@ -436,7 +472,7 @@ def _plan(
 
 
 def _no_plan(flavour: Flavour, request: Request, errors: Sequence[str]) -> BuildFailed:
-    said = one_line(re.sub(r" In \w+ at /_src/\S+\)", ")", errors[-1]) if errors else "it said nothing")
+    said = re.sub(r" In \w+ at /_src/\S+\)", ")", one_line(errors[-1])) if errors else "it said nothing"
     turing = any(_NO_GEMM in error for error in errors)
     hint = "sm75 multiplies no matrices in float32: build with -p fp16, or leave sm75 out" if turing else ""
     return BuildFailed(f"{flavour.name} made no plan for {request.target.name}: {said}", hint=hint)

@@ -19,6 +19,12 @@ def tell_export(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return _section(request, "nodes of exported networks")
 
 
+@pytest.fixture
+def tell_plans(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Adds a line on what TensorRT-RTX takes of onnx.backend.test to the run's summary."""
+    return _section(request, "onnx.backend.test in TensorRT-RTX")
+
+
 def _section(request: pytest.FixtureRequest, title: str) -> Callable[[str], None]:
     return request.config.stash.setdefault(LINES, {}).setdefault(title, []).append
 

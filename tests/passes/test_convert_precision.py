@@ -263,6 +263,16 @@ def test_whatever_is_converted_can_be_kept(graph: Callable[..., ir.Model], infer
         np.testing.assert_allclose(infer(made, **feed)[0], wanted, rtol=2e-2, atol=1e-3)
 
 
+def test_operators_that_the_target_has_not_in_16_bits_are_kept(
+    convert: Convert, graph: Callable[..., ir.Model]
+) -> None:
+    text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, w) b = HardSwish(a) y = MatMul(b, w) }"
+    model = graph(text, w=_draw(4, 4))
+    one = ConvertPrecision(wide=("HardSwish", "Mish"))
+    convert(model, one, feed={"x": _draw(2, 4)}, rtol=2e-2)
+    assert [reason for _, reason in one.kept(model)] == ["the target has HardSwish in float32 only"]
+
+
 NORM = """g (float[2,64] x) => (float[2,8] y) {
   a = MatMul(x, w) m = ReduceMean(a, axis) d = Sub(a, m) p = Pow(d, two) v = ReduceMean(p, axis) e = Add(v, eps)
   r = Sqrt(e) n = Div(d, r) y = MatMul(n, u) }"""

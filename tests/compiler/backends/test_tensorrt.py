@@ -243,6 +243,24 @@ g (float[2,8] x) => (float[2,8] y) { a = Relu(x)  y = mine.Foo(a) }"""
         assert not (tmp_path / "out").exists()
 
 
+class TestSizesAsInputs:
+    """Values that are sizes: the builder wants their bounds."""
+
+    TOP = """<ir_version: 9, opset_import: ["": 20]>
+g (float[2,8] x, int64[1] k) => (float[2,n] y, int64[2,n] i) { y, i = TopK(x, k) }"""
+
+    def test_they_are_bounded_by_the_user(
+        self, onnx_file: Callable[..., Path], planc: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        onnx_file(tmp_path / "top.onnx", self.TOP)
+        words = ("compile", "top.onnx", "-t", "l4", "-o", "out")
+        done = planc(*words, cwd=tmp_path, expect=4)
+        assert "the values of input 'k' are sizes of tensors" in done.stderr
+        assert "--input 'k=int64[1]:1..8'" in done.stderr
+        planc(*words, "--input", "k=int64[1]:1..8", cwd=tmp_path)
+        planc("doctor", "--model", "top.onnx", "-t", "l4", cwd=tmp_path)
+
+
 class TestCompile:
     @no_gpu
     def test_a_plan_is_verified_by_its_graph(self, planc: Callable[..., Any], workshop: Path, tmp_path: Path) -> None:

@@ -171,6 +171,14 @@ def test_integers_are_drawn_from_their_range(onnx_file: Callable[..., Path], tmp
     np.testing.assert_array_equal(made.goldens[0].outputs["y"], table[ids])
 
 
+def test_one_of_two_inputs_may_be_named(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+g (float[batch,past] x, int64[batch] ids) => (float[batch,past] y) { y = Gather(x, ids) }"""
+    given = {"inputs": ["ids=int64[batch]:0..1"], "dims": ["batch=2", "past=1..4"]}
+    made = _export(onnx_file(tmp_path / "g.onnx", text), tmp_path / "out", **given)
+    assert [dim.name for dim in made.dims] == ["past"]
+
+
 def test_real_inputs_become_golden_data(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     x = np.full((2, 8), 7, np.float32)
     np.savez(tmp_path / "real.npz", x=x)
