@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import planc as package
+from planc.compiler import emulate
 
 from ._run import planc
 
@@ -68,6 +69,12 @@ def _runner(path: Path) -> Callable[..., np.ndarray]:
     return lambda **feed: plain.run(None, feed)[0]
 
 
+def _plain_runner(path: Path) -> Callable[..., np.ndarray]:
+    """First output of a graph, Q/DQ as they stand: INT8 kernels for x86 without VNNI saturate at weights of 8 bits."""
+    run = emulate.runner(path)
+    return lambda **feed: next(iter(run(feed).values()))
+
+
 def _payload(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model.*"))
 
@@ -118,6 +125,17 @@ class TestEfficientNet:
         assert _payload(out) <= 0.30 * _payload(plain)
         assert set(made["manifest"]["quantization"]["products"]) == {"int8"}
 
+    def test_the_graph_of_a_plan_says_it_too(
+        self, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]]
+    ) -> None:
+        """Symmetric INT8, as TensorRT has it; the plan itself needs a GPU."""
+        out = graph.with_name("plan.onnx")
+        words = (*IMAGES[2:], "-t", "tensorrt-rtx", "--ranges", table, "--tolerance", "cosine=0.9")
+        made = _call("quantize", graph, *words, "--tolerance", "sqnr_db=5", "-o", out, cwd=graph.parent)
+        run = _plain_runner(out)
+        assert np.mean([int(run(x=image).argmax()) == fp32 for image, _, fp32 in judged]) >= 0.92
+        assert set(made["products"]) == {"int8"}
+
     def test_one_scale_for_a_whole_weight_is_clearly_worse(
         self, graph: Path, table: Path, judged: list[tuple[np.ndarray, set[int], int]], folder: Path
     ) -> None:
@@ -152,8 +170,8 @@ def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: Module
     sound, pitches = data.tones(2000, seed=0)
     parts = [sound[start : start + 200] for start in range(0, 2000, 200)]
 
-    def accuracy(path: Path) -> float:
-        run = _runner(path)
+    def accuracy(path: Path, load: Callable[[Path], Callable[..., np.ndarray]] = _runner) -> float:
+        run = load(path)
         return data.pitch_accuracy(np.concatenate([run(frames=part) for part in parts]), pitches)
 
     plain = accuracy(graph)
@@ -162,6 +180,10 @@ def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: Module
     for target in TARGETS:
         _int8(graph, target, folder / f"crepe-{target}", *sizes, "--calibration", tones)
         assert plain - accuracy(folder / f"crepe-{target}") <= 0.005
+    lowered = folder / "crepe-plan.onnx"
+    words = (*sizes, "-t", "tensorrt-rtx", "--calibration", tones, "-o", lowered)
+    _call("quantize", graph, *words, cwd=folder)
+    assert plain - accuracy(lowered, _plain_runner) <= 0.005
 
 
 def test_ocr_is_found_by_the_guard_alone(folder: Path, repository: Path, data: ModuleType) -> None:

@@ -288,6 +288,17 @@ class TestCompile:
         assert made["manifest"]["effective_precision"]["products"] == {name: 2}
         assert made["manifest"]["verification"]["graph"]["passed"] is True
 
+    def test_operators_without_bfloat16_stay_float32(
+        self, onnx_file: Callable[..., Path], planc: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        text = """<ir_version: 9, opset_import: ["": 20]>
+g (float[2,8] x) => (float[2,8] y) { a = MatMul(x, w)  b = HardSwish(a)  y = MatMul(b, w) }"""
+        onnx_file(tmp_path / "g.onnx", text, w=np.random.default_rng(0).standard_normal((8, 8), dtype=np.float32))
+        words = ("compile", "g.onnx", "-t", "l4", "-p", "bf16", "-o", "out", "--format", "json")
+        effective = json.loads(planc(*words, cwd=tmp_path).stdout)["manifest"]["effective_precision"]
+        assert effective["products"] == {"bfloat16": 2}
+        assert effective["layers"]["float32"] > 0
+
     def test_int8_is_in_the_network_and_nothing_is_left_over(
         self, planc: Callable[..., Any], workshop: Path, tmp_path: Path, samples: Path
     ) -> None:
