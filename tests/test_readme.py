@@ -97,11 +97,9 @@ def test_make_test_runs_the_linters_and_pytest() -> None:
 
 @pytest.mark.slow
 def test_make_demo() -> None:
-    """Runs in this environment: `-o` takes the set-up, which made it, for done."""
-    bin_folder = Path(sys.executable).parent
-    text = _run(f"make demo -o .venv/.ready BIN={bin_folder}", ROOT)
-    for target in ("onnxruntime-cpu", "openvino-cpu"):
-        assert target in text
+    """Only planned: tests/examples runs the script."""
+    plan = _run("make --no-print-directory -n demo -o .venv/.ready", ROOT)
+    assert plan.split()[-1] == "examples/01_two_targets/compare.py"
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -200,6 +200,7 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
         network = _networks.parse(library, log, request.model)
         if flavour.archs and isinstance(network, _networks.Network):
             try:
+                _borders(flavour, network, request.model)
                 config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
                 _plan(flavour, network, config, request, log)
             except BuildFailed as error:

@@ -19,8 +19,8 @@ from planc.compiler.target import find_target
 
 LEAST_PARSED = 1042
 """Of 1,884 cases, with TensorRT-RTX 1.7: fewer would mean that a pass made a model less buildable."""
-LEAST_BUILT = 192
-"""Of 280 cases, one of each operator."""
+LEAST_BUILT = 190
+"""Of 280 cases, one of each operator. Two of Einsum in float64, which would become float32, are refused."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_builder_that_searches_for_long_is_stopped(verdicts: ModuleType, tmp_p
     onnx.save(verdicts.cases()[name], model)
     limits = worker.Limits(seconds=5)
     with pytest.raises(WorkerDied, match="stage check did not finish within 5 s") as caught:
-        worker.call(doctor._refused, model, find_target("l4"), (), limits=limits)
+        worker.call(doctor._refused, model, tmp_path, find_target("l4"), (), limits=limits)
     assert caught.value.exit_code == 4
     assert "--time-limit" in caught.value.hint
 
