@@ -67,8 +67,8 @@ def parse(library: Any, logger: Any, model: Path) -> Network | list[Refused]:
     return [_refused(parser.get_error(number)) for number in range(parser.num_errors)]
 
 
-def refused(library: Any, logger: Any, model: Path, folder: Path) -> list[Refused]:
-    """Returns all nodes that the parser refuses; empty where it takes the graph.
+def refused(library: Any, logger: Any, model: Path, folder: Path, first: list[Refused]) -> list[Refused]:
+    """Returns all nodes that the parser refuses, where `first` are those that it stopped at; never none.
 
     The parser stops at the first operator that it knows but cannot import. It is asked again without what it
     refused: outputs of such nodes become inputs of the graph, where their type and rank are known.
@@ -76,9 +76,6 @@ def refused(library: Any, logger: Any, model: Path, folder: Path) -> list[Refuse
     from ...passes import InferShapes
     from .. import storage
 
-    first = parse(library, logger, model)
-    if isinstance(first, Network):
-        return []
     graph = storage.load(model)
     InferShapes()(graph)
     for number, node in enumerate(graph.graph.all_nodes()):

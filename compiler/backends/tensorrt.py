@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -156,13 +155,11 @@ def build(request: Request) -> Built:
         log = _log(library, file, request.folder.parent)
         network = _networks.parse(library, log, request.model)
         if not isinstance(network, _networks.Network):
-            raise _refusal(flavour, _networks.refused(library, log, request.model, request.folder.parent))
+            raise _refusal(flavour, _networks.refused(library, log, request.model, request.folder.parent, network))
         effective = _networks.precisions(network.definition)
         _prove(request.precision, effective)
         names = _borders(flavour, network, request.model)
-        profiles = [
-            {names[0][name]: shapes for name, shapes in one.items()} for one in _profiles(request.inputs, request.dims)
-        ]
+        profiles = _named_profiles(request, names[0])
         config = _config(library, flavour, network, request, profiles)
         (request.folder / PAYLOAD).write_bytes(_plan(flavour, network, config, request, log))
         timings = _keep_timings(config, request.options) if request.options.timing_cache else ""
@@ -195,16 +192,16 @@ def unsupported(request: Request) -> list["_networks.Refused"]:
     library = flavour.load()
     with (request.folder / LOG).open("w") as file:
         log = _log(library, file, request.folder)
-        if found := _networks.refused(library, log, request.model, request.folder):
-            return found
         network = _networks.parse(library, log, request.model)
-        if flavour.archs and isinstance(network, _networks.Network):
-            try:
-                _borders(flavour, network, request.model)
-                config = _config(library, flavour, network, request, list(_profiles(request.inputs, request.dims)))
-                _plan(flavour, network, config, request, log)
-            except BuildFailed as error:
-                return [_networks.Refused("", "", str(error), "")]
+        if not isinstance(network, _networks.Network):
+            return _networks.refused(library, log, request.model, request.folder, network)
+        if not flavour.archs:
+            return []
+        try:
+            profiles = _named_profiles(request, _borders(flavour, network, request.model)[0])
+            _plan(flavour, network, _config(library, flavour, network, request, profiles), request, log)
+        except BuildFailed as error:
+            return [_networks.Refused("", "", str(error), "")]
     return []
 
 
@@ -226,11 +223,10 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         )
     if flavour.version() is None:
         raise Unavailable(f"{flavour.name} is not installed", hint=flavour.install)
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(flavour.module == "tensorrt_rtx"))
     from polygraphy import config
-    from polygraphy.backend.trt import TrtRunner
 
-    config.USE_TENSORRT_RTX = flavour.module == "tensorrt_rtx"
+    config.USE_TENSORRT_RTX = flavour.module == "tensorrt_rtx"  # it reads this when it imports one of the two
+    from polygraphy.backend.trt import TrtRunner
 
     context = _context(flavour, folder, session)
     runner = TrtRunner(context)
@@ -375,6 +371,12 @@ def _profiles(inputs: Sequence[TensorSpec], dims: Sequence[Dim]) -> Iterator[Pro
             )
         sizes = [{dim.name: size[end] for dim, size in zip(dims, chosen, strict=True)} for end in range(3)]
         yield {spec.name: (spec.at(sizes[0]), spec.at(sizes[1]), spec.at(sizes[2])) for spec in inputs if spec.symbols}
+
+
+def _named_profiles(request: Request, names: Mapping[str, str]) -> list[Profile]:
+    """The profiles under the names that the network gives its inputs."""
+    profiles = _profiles(request.inputs, request.dims)
+    return [{names[name]: shapes for name, shapes in one.items()} for one in profiles]
 
 
 def _sizes(

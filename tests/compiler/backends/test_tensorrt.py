@@ -163,6 +163,10 @@ g (float[batch,3,8,8] x) => (float[batch,3,8,8] x, float[batch,3,8,8] y) {\n  y 
         session = _build(onnx_file(tmp_path / "passed.onnx", text), tmp_path / "out").session
         assert list(session["profiles"][0]) == session["inputs"]
         assert len(session["outputs"]) == 2
+        asked = Request(
+            tmp_path / "passed.onnx", Precision.FP32, tensorrt.Options(), tmp_path, find_target("l4"), (IMAGE,), (DIM,)
+        )
+        assert tensorrt.unsupported(asked) == [], "doctor says what build says"
 
     def test_float32_is_not_tf32_unasked(self, workshop: Path, tmp_path: Path) -> None:
         library = _flavours.FLAVOURS["tensorrt-rtx"].load()
