@@ -199,11 +199,11 @@ def export(
 ) -> None:
     """Export a model to ONNX, held against the model itself in ONNX Runtime."""
     _set_up(output_format, debug)
-    from .compiler import pipeline, recipe
+    from .compiler import recipe, single
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     with _Progress() as progress:
-        made = pipeline.export_file(
+        made = single.export_file(
             source,
             out,
             limits=_limits(source, time_limit, memory_limit),
@@ -246,7 +246,7 @@ def optimize(
 ) -> None:
     """Run graph passes: folding, clean-up, fusion."""
     _set_up(output_format, debug)
-    from .compiler import pipeline
+    from .compiler import single
     from .compiler.optimize import Recipe
 
     recipe = Recipe(family, tuple(only), tuple(skip), strict, keep_origin, embed=True, explain=tuple(explain))
@@ -254,7 +254,7 @@ def optimize(
         raise UsageError("--input, --dim, --inputs and --tolerance say how to check", hint="Add --check")
     wanted = _check(source, inputs, dims, data, tolerance) if check else None
     with _Progress() as progress:
-        status, report = pipeline.optimize_file(
+        status, report = single.optimize_file(
             source,
             out,
             recipe,
@@ -307,13 +307,13 @@ def calibrate(
 ) -> None:
     """Run a model on real data and write the ranges of its tensors: one table for every target."""
     _set_up(output_format, debug)
-    from .compiler import pipeline, recipe
+    from .compiler import recipe, single
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, trust_pickle=trust_pickle)
     quantization = recipe.quantization(data=calibration, samples=samples, method=method, random=allow_random)
     job = recipe.job(source, "null", "int8", quantization=quantization)
     with _Progress() as progress:
-        made = pipeline.calibrate_file(
+        made = single.calibrate_file(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
         )
     if output_format == "json":
@@ -358,7 +358,7 @@ def quantize(
 ) -> None:
     """Lower a model to INT8, FP16 or BF16: an ONNX file with Q/DQ or casts for a target's kernels."""
     _set_up(output_format, debug)
-    from .compiler import pipeline, recipe
+    from .compiler import recipe, single
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(
@@ -368,7 +368,7 @@ def quantize(
     )  # fmt: skip
     job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
-        made = pipeline.quantize_file(
+        made = single.quantize_file(
             job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
         )
     if output_format == "json":
@@ -401,14 +401,14 @@ def bisect(
 ) -> None:
     """Find the first graph pass that changes the outputs, and the nodes on which it does."""
     _set_up(output_format, debug)
-    from .compiler import pipeline
+    from .compiler import single
     from .compiler.optimize import Recipe
 
     recipe = Recipe(family, tuple(only), tuple(skip))
     wanted = _check(source, inputs, dims, data, tolerance)
     limits = _limits(None, time_limit, memory_limit)
     with _Progress() as progress:
-        fault, facts = pipeline.bisect_file(source, out, recipe, wanted, limits=limits, on_event=progress)
+        fault, facts = single.bisect_file(source, out, recipe, wanted, limits=limits, on_event=progress)
     if output_format == "json":
         _print_json({"fault": vars(fault) if fault else None, **facts, "output": str(out) if out else None})
     elif fault is None:

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import files, host, plugins
+from . import files, host, keys, plugins, recipe
 from .errors import IOFailed, Unavailable, UsageError, did_you_mean
+from .recipe import Job
 from .shapes import Dim, TensorSpec
 from .worker import Emit
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .cache import Entry
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -20,6 +23,7 @@ GOLDEN = "golden.npz"
 RANGES = "ranges.json"
 REPORT = "report.json"
 LOG = "build.log"
+_PLANC = "planc"
 _UNSEALED = (MANIFEST, REPORT, LOG)
 """Files that the manifest does not vouch for: they tell of the build. Only some backends write a log."""
 
@@ -59,14 +63,14 @@ class Artifact:
             Dim(name, tuple(facts["sizes"]), facts["opt"], facts.get("choice", False)) for name, facts in dims.items()
         )
 
-    def damage(self) -> list[str]:
+    def damage(self, digest: Callable[[Path], str] = files.digest) -> list[str]:
         """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
         lines = []
         for name, facts in self.manifest["files"].items():
             file = self.path / name
             if not file.is_file():
                 lines.append(f"{name} is missing")
-            elif file.stat().st_size != facts["bytes"] or files.digest(file) != facts["sha256"]:
+            elif file.stat().st_size != facts["bytes"] or digest(file) != facts["sha256"]:
                 lines.append(f"{name} is not the file that was built")
         return lines
 
@@ -200,13 +204,89 @@ def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
     return graph.describe(path)
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Adds `files` (SHA-256 and bytes of all that lies in `folder`) to the manifest and writes it; returns it."""
-    names = sorted(file.name for file in folder.iterdir() if file.name not in _UNSEALED)
-    facts = {name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
-    whole = {"schema_version": SCHEMA_VERSION, **manifest, "files": facts}
-    (folder / MANIFEST).write_text(_json(whole))
-    return whole
+def manifest(job: Job, done: "Mapping[str, Entry]") -> dict[str, Any]:
+    """Returns the content of `manifest.json`.
+
+    Args:
+        job: what was built.
+        done: entries of its stages, by name.
+    """
+    exported, built, verified = done["export"].facts, done["build"].facts["built"], done["verify"]
+    report = done["optimize"].facts["report"]
+    files_of = {payload_name(name): facts for one in done.values() for name, facts in one.outputs.items()}
+    sealed = {name: dict(facts) for name, facts in sorted(files_of.items()) if name and name not in _UNSEALED}
+    versions = {name: version for one in done.values() for name, version in one.components["versions"].items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "planc": host.version(_PLANC),
+        "job": {
+            "id": job.id,
+            "model": Path(job.source.text).name,
+            "target": job.target.name,
+            "chosen_for": job.chosen_for,
+            "precision": str(job.precision),
+            "options": _shown(recipe.backend_options(job)),
+            "dims": {row.pop("name"): row for row in map(shown_dim, exported["dims"])},
+        },
+        "backend": job.target.backend,
+        "inputs": [_shown_spec(row) for row in exported["inputs"]],
+        "outputs": [_shown_spec(row) for row in exported["outputs"]],
+        "sources": exported["sources"],
+        "passes": [one["name"] for one in report["passes"] if one["modified"]],
+        "passes_skipped": report["skipped"],
+        "requested_precision": str(job.precision),
+        "effective_precision": built["effective_precision"],
+        "placement": built["placement"],
+        "log": LOG if LOG in files_of else None,
+        "quantization": _quantization(done["lower"].facts, done["calibrate"].facts) if "lower" in done else {},
+        "session": built["session"],
+        "requires": built["requires"],
+        "semantic_sha256": built["semantic_sha256"],
+        "host": verified.facts["host"],
+        "verification": verified.facts["verification"],
+        "versions": {name: version for name, version in (versions | exported["versions"]).items() if version},
+        "files": sealed,
+    }
+
+
+def payload_name(name: str) -> str:
+    """The name in the artifact of a file that a stage left, or "" where it does not get there."""
+    return RANGES if name == keys.RANGES else name.removeprefix(keys.PAYLOAD) if name.startswith(keys.PAYLOAD) else ""
+
+
+def _shown(options: Any) -> dict[str, Any]:
+    """Options as the manifest has them: files by their names."""
+    return {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def shown_dim(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A dimension as the manifest has it."""
+    sizes = list(row["sizes"])
+    return {
+        "name": row["name"],
+        "min": sizes[0],
+        "opt": row["opt"],
+        "max": sizes[-1],
+        "sizes": sizes,
+        "choice": row["choice"],
+    }
+
+
+def _shown_spec(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": row["name"], "dtype": row["dtype"], "shape": list(row["shape"])}
+
+
+def _quantization(lowered: Mapping[str, Any], calibrated: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a precision that is laid down in the graph."""
+    guarded = lowered["guarded"]
+    kept = (row for row in lowered["lowered"]["layers"] if row["decision"] == "float")
+    return {
+        "products": lowered["lowered"]["effect"],
+        "kept": [{"name": row["name"], "reason": row["reason"]} for row in kept],
+        "dynamic": calibrated["dynamic"],
+        "calibration": calibrated["calibration"],
+        "guard": {name: fact for name, fact in guarded["facts"].items() if name != "evaluations"} if guarded else None,
+    }
 
 
 def not_executed(reason: str, graph: Mapping[str, Any], *, completable: bool = True) -> dict[str, Any]:
@@ -239,7 +319,7 @@ def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
     where = {"cpu": host.cpu_name(), "gpus": host.gpus()}
     manifest = {**artifact.manifest, "verification": {**left, **result, "executed_on": where}}
     with files.staging(artifact.path / MANIFEST) as folder:
-        (folder / MANIFEST).write_text(_json(manifest))
+        (folder / MANIFEST).write_text(as_text(manifest))
         (folder / MANIFEST).replace(artifact.path / MANIFEST)
 
 
@@ -255,8 +335,9 @@ def require_replaceable(final: Path) -> None:
         raise UsageError(f"{final} exists and is not an artifact of planc", hint="Give another -o, or remove it first")
 
 
-def _json(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+def as_text(document: Mapping[str, Any]) -> str:
+    """Returns a document as planc writes it."""
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
 def _is_ours(folder: Path) -> bool:
@@ -273,13 +354,19 @@ def _is_ours(folder: Path) -> bool:
     }
 
 
-def same_content(old: Path, new: Mapping[str, Any]) -> bool:
-    """Whether the artifact at `old` is whole and equals the manifest `new`, measured figures apart."""
+def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str]) -> bool:
+    """Whether the artifact at `old` is whole and equals the manifest `new`, measured figures apart.
+
+    Args:
+        old: its folder.
+        new: what would be written.
+        digest: from a file to its SHA-256.
+    """
     try:
         artifact = read(old)
     except UsageError:
         return False
-    return _content(artifact.manifest) == _content(new) and not artifact.damage()
+    return _content(artifact.manifest) == _content(json.loads(as_text(new))) and not artifact.damage(digest)
 
 
 def check_arrays(

@@ -85,6 +85,11 @@ def publish(staged: Path, final: Path) -> None:
         staged.replace(final)
 
 
+def remove(place: Path) -> None:
+    """Removes a folder and what is in it, if it is there."""
+    shutil.rmtree(place, ignore_errors=True)
+
+
 def require_ours(out: Path, overwrite: bool) -> None:
     """Checks that an ONNX file called `out` may be written: what is there is planc's, or may go.
 

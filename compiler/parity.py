@@ -39,7 +39,7 @@ class Check:
 
     Attributes:
         source: the ONNX file, with what the user says of its inputs and sizes, or real inputs in their place.
-        tolerance: bounds that replace those of `verify.TOLERANCES`, by name.
+        tolerance: bounds that replace those of `tolerance.TOLERANCES`, by name.
     """
 
     source: Source
@@ -145,10 +145,10 @@ def _largest(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _bounds(expected: "np.ndarray", tolerance: Sequence[tuple[str, float]]) -> Any:
-    from . import verify
     from .target import Precision
+    from .tolerance import tolerance as bounds
 
-    return verify.tolerance(Precision.FP16 if expected.dtype == "float16" else Precision.FP32, tolerance)
+    return bounds(Precision.FP16 if expected.dtype == "float16" else Precision.FP32, tolerance)
 
 
 def _require_repeatable(model: "ir.Model", path: Path, first: "Golden", again: "Mapping[str, np.ndarray]") -> None:

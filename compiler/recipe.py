@@ -125,7 +125,7 @@ class Job:
         target: where it will run.
         precision: what the user asks for.
         options: options of the target's backend, as (name, text); checked by `backend_options`.
-        tolerance: bounds that replace the defaults of `verify.TOLERANCES`, by name.
+        tolerance: bounds that replace the defaults of `tolerance.TOLERANCES`, by name.
         quantization: how the model gets to the precision.
         chosen_for: the target that this one is a candidate of, such as "cpu"; empty where the user named it.
     """
@@ -304,7 +304,7 @@ def quantization(
         exclusions.require_replaceable(listing)
     bounds = tuple(_drop(text) for text in max_drop)
     kept = tuple(name for one in keep for name in _names(one))
-    files = {file for text in (data, evaluation, *max_drop) for file in _files(text)}
+    files = {file for text in (data, evaluation, *max_drop) for file in data_files(text)}
     files |= {Path(one[1:]) for one in keep if one.startswith("@")} | ({table} if table else set())
     return Quantization(
         Calibration(data, samples, method, table, random),
@@ -316,7 +316,7 @@ def quantization(
     )
 
 
-def _files(text: str) -> list[Path]:
+def data_files(text: str) -> list[Path]:
     """The files that `data.npz`, a folder, `file.py:callable` or `file.py:callable=0.1` names."""
     if ".py:" in text:
         return [Path(text.partition(".py:")[0] + ".py")]

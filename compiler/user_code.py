@@ -1,6 +1,7 @@
 """The user's Python files: finding a callable in one, and saying where it failed."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import host
 from .errors import UsageError, did_you_mean, words_of
 
 log = logging.getLogger(__name__)
@@ -64,23 +66,40 @@ def guard(text: str, doing: str, action: Callable[[], T]) -> T:
 
 def where(error: BaseException) -> str:
     """Returns " at FILE:LINE" of the deepest frame outside the installed packages."""
-    installed = (*_installed(), str(Path(__file__).parent))
+    own = (*_places(), str(Path(__file__).parent))
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *installed))
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *own))
     ]
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
-def loaded(before: Collection[str]) -> set[Path]:
+def modules(before: Collection[str]) -> dict[str, Path]:
     """Returns the files of the modules that were imported since `before`, but those of installed packages."""
-    installed = tuple(str(Path(folder).resolve()) for folder in _installed())
-    found = set()
+    outside = tuple(f"{folder}/" for folder in installed())
+    found = {}
     for name in set(sys.modules) - set(before):
         file = getattr(sys.modules[name], "__file__", None)
-        if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(installed):
-            found.add(Path(file))
+        if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(outside):
+            found[name] = Path(file).absolute()
     return found
 
 
-def _installed() -> tuple[str, ...]:
+def packages(before: Collection[str]) -> set[str]:
+    """Returns the installed distributions of which something was imported since `before`."""
+    known = {name.partition(".")[0] for name in before} | sys.stdlib_module_names | {_PLANC, *modules(before)}
+    fresh = {name.partition(".")[0] for name in set(sys.modules) - set(before)} - known
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in fresh}
+    found = {name for name in files if host.version(name)}
+    if any(files[name] for name in fresh - found):
+        owners = importlib.metadata.packages_distributions()  # reads the records of all: a quarter of a second
+        found |= {distribution for name in fresh - found for distribution in owners.get(name, ())}
+    return found
+
+
+def installed() -> tuple[Path, ...]:
+    """Folders of installed packages and of Python's own modules."""
+    return tuple(Path(name).resolve() for name in _places())
+
+
+def _places() -> tuple[str, ...]:
     return tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))

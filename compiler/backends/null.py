@@ -13,6 +13,7 @@ from . import Built, Request
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False
 RUNS = False
+LOCAL = False
 STEADY = False
 ORIGINS = False
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOWERED = frozenset({Precision.INT8})
 TRIALS = True
 RUNS = True
+LOCAL = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.onnx"

@@ -25,6 +25,7 @@ from . import Built, Request
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False  # the provider may be missing
 RUNS = True
+LOCAL = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.onnx"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOWERED = frozenset({Precision.INT8})  # 16 bits are its own business
 TRIALS = True
 RUNS = True
+LOCAL = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.xml"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False
 RUNS = True
+LOCAL = False
 STEADY = True
 ORIGINS = True
 PAYLOAD = "model.plan"

@@ -146,8 +146,9 @@ def _load_weights(source: Source, module: torch.nn.Module) -> None:
 
 def source_files(before: set[str], source: Source) -> list[Path]:
     """Files that the model depends on: modules loaded from outside the installed packages, and its own files."""
-    found = {Path(source.text)} if ":" not in source.text else set()
-    return sorted(found.union(user_code.loaded(before), (path for path in (source.weights, source.data) if path)))
+    own = {Path(source.text)} if ":" not in source.text else set()
+    named = {path for path in (source.weights, source.data) if path}
+    return sorted({*own, *named, *user_code.modules(before).values()})
 
 
 def dtype_name(dtype: torch.dtype) -> str:

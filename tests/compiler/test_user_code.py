@@ -48,4 +48,4 @@ def test_what_was_imported_are_sources(tmp_path: Path) -> None:
     _file(tmp_path, "X = 1", "mine_helper.py")
     before = set(sys.modules)
     user_code.find(f"{_file(tmp_path, 'import mine_helper, difflib' + chr(10) + 'def f(): ...', 'mine_main.py')}:f")
-    assert {path.name for path in user_code.loaded(before)} == {"mine_helper.py", "mine_main.py"}
+    assert {path.name for path in user_code.modules(before).values()} == {"mine_helper.py", "mine_main.py"}

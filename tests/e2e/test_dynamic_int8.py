@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planc.compiler import pipeline, recipe
+from planc.compiler import recipe, single
 from planc.compiler.errors import Unavailable, UsageError
 from planc.compiler.worker import Limits
 
@@ -48,7 +48,7 @@ def test_an_artifact_without_data(planc: Callable[..., Any], language: Path, tmp
 
 def test_a_graph_without_data_tells_each_layer(language: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    made = pipeline.quantize_file(_job(language, "onnxruntime-cpu"), out, limits=Limits(300))
+    made = single.quantize_file(_job(language, "onnxruntime-cpu"), out, limits=Limits(300))
     assert [row["op"] for row in made["layers"]] == ["MatMul", "MatMul", "Gather"]
     assert {row["decision"] for row in made["layers"]} == {"int8"}
     assert out.stat().st_size < 0.35 * language.stat().st_size
@@ -57,7 +57,7 @@ def test_a_graph_without_data_tells_each_layer(language: Path, tmp_path: Path) -
 def test_the_guard_and_names_keep_layers_in_float(language: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "eval.npz", ids=np.random.default_rng(1).integers(0, 8192, (6, 5)))
     job = _job(language, "onnxruntime-cpu", keep=["e"], max_drop=["cosine=0.01"], evaluation=str(tmp_path / "eval.npz"))
-    made = pipeline.quantize_file(job, tmp_path / "out.onnx", limits=Limits(300))
+    made = single.quantize_file(job, tmp_path / "out.onnx", limits=Limits(300))
     assert [row["decision"] for row in made["layers"]] == ["int8", "int8", "float"]
     assert made["guard"]["loss"]["cosine=0.01"] < 0.01
 

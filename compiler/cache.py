@@ -1,0 +1,312 @@
+"""Content-addressed store of what stages made: an entry per key, a blob per content.
+
+    entries/<key>.json   stage, components of the key, outputs by SHA-256, facts; sealed by a digest of itself
+    traces/<base>.json   what user code was seen to read, for each time: the keys that a stage may have
+    blobs/<sha256>       file contents, read-only
+    digests/<path>.json  SHA-256 of a file that has not changed since, by size, times and inode
+    lasts/<job>.json     components of the last build of a job's stage: to say what changed
+    locks/<base>         held while a stage is made: two builds at once make it once
+
+Files get their names when they are whole, so that a killed build leaves nothing to trust. Each blob is digested when it
+is loaded; a damaged one is removed and made again. Standard library only: a build with nothing to do imports no more.
+The split of keys into what is known before and what was seen to be read is that of ccache's direct mode.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .errors import IOFailed
+
+SCHEMA = 1
+_MOST_RECORDS = 32
+_RACY_NS = 2_000_000_000
+_READ_ONLY = 0o444
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one run of a stage left.
+
+    Attributes:
+        stage: its name.
+        key: of all that it was made of.
+        components: what the key is made of, but for `reads`.
+        reads: what user code was seen to read, see `observe.Reads`.
+        outputs: SHA-256 and bytes of each file, by its name in the folder of the job.
+        facts: what else it found; part of later keys only where a stage names it.
+        notes: what it told the user.
+        seconds: wall time that it took.
+    """
+
+    stage: str
+    key: str
+    components: Mapping[str, Any]
+    reads: Mapping[str, Any]
+    outputs: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all outputs."""
+        return sum(int(one["bytes"]) for one in self.outputs.values())
+
+
+class Damaged(Exception):
+    """A blob is missing, or is not what its name says."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A cache folder.
+
+    Attributes:
+        root: the folder.
+        private: whether it is thrown away with the job that it was made for: its files may then be linked.
+    """
+
+    root: Path
+    private: bool = False
+    _seen: dict[tuple[str, int, int, int, int], str] = field(default_factory=dict, compare=False, repr=False)
+
+    def find(self, base: str, holds: Callable[[Mapping[str, Any]], bool]) -> Entry | None:
+        """Returns the entry of a stage, or None.
+
+        Args:
+            base: key of what is known before the stage runs, see `key_of`.
+            holds: whether user code would read today what it was seen to read.
+        """
+        for record in self._records(base):
+            if (not record["reads"] or holds(record["reads"])) and (entry := self._entry(record["key"])):
+                with suppress(OSError):
+                    os.utime(self._path("entries", f"{entry.key}.json"))  # `prune` keeps what was used last
+                return entry
+        return None
+
+    def save(self, entry: Entry, made: Mapping[str, Path]) -> Entry:
+        """Keeps the files that a stage made, and returns its entry with their digests and its key.
+
+        Raises:
+            IOFailed: the folder cannot be written to.
+        """
+        with self._telling():
+            outputs = {name: self._keep(path) for name, path in sorted(made.items())}
+            base = key_of(entry.components)
+            key = key_of({"base": base, "reads": entry.reads}) if entry.reads else base
+            whole = replace(entry, key=key, outputs=outputs)
+            self._write(f"entries/{key}.json", sealed(asdict(whole)))
+            known = [one for one in self._records(base) if one["key"] != key]
+            records = [{"key": key, "reads": entry.reads}, *known][:_MOST_RECORDS]
+            self._write(f"traces/{base}.json", sealed({"records": records}))
+        return whole
+
+    def restore(
+        self, entry: Entry, place: Callable[[str], Path], *, only: Collection[str] | None = None, copied: bool = False
+    ) -> None:
+        """Puts the files of an entry where `place` wants them, each one digested.
+
+        Args:
+            entry: the entry.
+            place: from name to path; the file must not exist.
+            only: names of the files that are wanted; None for all.
+            copied: whether the files are the user's from now on, and so no links.
+
+        Raises:
+            Damaged: a blob is; the entry is forgotten.
+            IOFailed: the system refuses to read or write.
+        """
+        for name, facts in entry.outputs.items():
+            if only is not None and name not in only:
+                continue
+            path = place(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._telling():
+                if self._bring(facts["sha256"], path, linked=self.private or not copied):
+                    continue
+                for bad in (self._path("blobs", facts["sha256"]), self._path("entries", f"{entry.key}.json")):
+                    with suppress(OSError):
+                        bad.unlink()
+            raise Damaged(f"{entry.stage} {entry.key[:12]}: {name}")
+
+    def digest(self, path: Path) -> str:
+        """Returns the SHA-256 of a file; one that has not changed since it was read is not read again.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        facts = path.stat()
+        known = (os.fspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+        if known in self._seen:
+            return self._seen[known]
+        memo = self._path("digests", f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json")
+        said = _read_sealed(memo)
+        if said is None or said["file"] != list(known[1:]):
+            said = {"file": list(known[1:]), "sha256": files.digest(path), "path": str(path.absolute())}
+            if time.time_ns() - max(known[2], known[3]) > _RACY_NS:  # a later write in the same tick would not show
+                with suppress(OSError):
+                    self._write(f"digests/{memo.name}", sealed(said))
+        self._seen[known] = said["sha256"]
+        return str(said["sha256"])
+
+    @contextmanager
+    def lock(self, base: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Holds the lock of a stage for the time of the block; the system frees it where the process dies.
+
+        Args:
+            base: see `find`.
+            on_wait: is called where another build holds it.
+        """
+        with self._telling():
+            path = self._path("locks", base)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def note_last(self, name: str, entry: Entry) -> None:
+        """Keeps what a job's stage was made of, for `last`."""
+        with suppress(OSError):
+            path = f"lasts/{_short(f'{name} {entry.stage}')}.json"
+            if (known := _read_sealed(self.root / path)) is None or known["key"] != entry.key:
+                said = {"key": entry.key, "components": entry.components, "reads": entry.reads}
+                self._write(path, sealed(said))
+
+    def last(self, name: str, stage: str) -> dict[str, Any] | None:
+        """Returns key, components and reads of the last build of a job's stage, or None."""
+        return _read_sealed(self._path("lasts", f"{_short(f'{name} {stage}')}.json"))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields all entries that can be read."""
+        for path in sorted((self.root / "entries").glob("*.json")):
+            if (entry := self._entry(path.stem)) is not None:
+                yield entry
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self.root / kind / name
+
+    def _records(self, base: str) -> list[dict[str, Any]]:
+        said = _read_sealed(self._path("traces", f"{base}.json"))
+        return list(said["records"]) if said else []
+
+    def _entry(self, key: str) -> Entry | None:
+        said = _read_sealed(self._path("entries", f"{key}.json"))
+        return Entry(**{**said, "notes": tuple(said["notes"])}) if said else None
+
+    def _keep(self, path: Path) -> dict[str, Any]:
+        """Makes a blob of a file; the file becomes read-only where the two are one."""
+        sha256, size = files.digest(path), path.stat().st_size
+        blob = self._path("blobs", sha256)
+        if not blob.exists() or blob.stat().st_size != size:
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            with self._temporary(blob) as fresh:
+                link_or_copy(path, fresh)
+                fresh.chmod(_READ_ONLY)
+                fresh.replace(blob)
+        return {"sha256": sha256, "bytes": size}
+
+    def _bring(self, sha256: str, path: Path, *, linked: bool) -> bool:
+        """Puts a blob at `path`; returns whether it is there and whole."""
+        blob = self._path("blobs", sha256)
+        if not blob.exists():
+            return False
+        if linked:
+            link_or_copy(blob, path)
+        else:
+            shutil.copyfile(blob, path)
+        if files.digest(path) == sha256:
+            return True
+        path.unlink()
+        return False
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._temporary(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(path)
+
+    @contextmanager
+    def _temporary(self, path: Path) -> Iterator[Path]:
+        """Yields a name beside `path` that no one else uses; nothing is left under it."""
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        os.close(descriptor)
+        fresh = Path(name)
+        fresh.unlink()
+        try:
+            yield fresh
+        finally:
+            with suppress(OSError):
+                fresh.unlink()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            failure = files.io_failure(error, self.root)
+            raise IOFailed(f"cache: {failure.what}", hint="Give --cache DIR elsewhere, or --no-cache") from error
+
+
+def key_of(components: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a JSON document, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(components, sort_keys=True, allow_nan=True).encode()).hexdigest()
+
+
+def sealed(document: Mapping[str, Any]) -> str:
+    """Returns a JSON document with a digest of itself: a damaged file is no entry."""
+    return json.dumps({"schema": SCHEMA, "sealed": key_of(document), "content": document})
+
+
+def unsealed(text: str | bytes) -> dict[str, Any] | None:
+    """Returns what was `sealed`, or None where it is damaged or of another schema."""
+    try:
+        document = json.loads(text)
+        content: dict[str, Any] = document["content"]
+        return content if document["schema"] == SCHEMA and document["sealed"] == key_of(content) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def link_or_copy(source: Path, final: Path) -> None:
+    """Gives a file a second name where the two are on one disk, else copies it."""
+    try:
+        os.link(source, final)
+    except OSError:
+        shutil.copyfile(source, final)
+
+
+def default_root() -> Path:
+    """Returns `PLANC_CACHE_DIR`, or else planc's folder in the user's cache folder."""
+    if given := os.environ.get("PLANC_CACHE_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planc"
+
+
+def _read_sealed(path: Path) -> dict[str, Any] | None:
+    try:
+        return unsealed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,164 @@
+"""What user code reads: files that it opens, folders that it lists, modules and packages that it imports.
+
+A Python model depends on more than its own file. What was read at one build is looked at again before the next: the
+stage's result is the same where all of it is. Not seen: the network, the clock, the environment, and whether a file
+that was looked for and not found is there now.
+"""
+
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import host, user_code
+
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", f"{sys.prefix}/", f"{sys.base_prefix}/")
+_IMPORTING = "importlib"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OWN = [_PACKAGE / name for name in ("compiler", "passes", "calibration", "__init__.py", "cli.py")]
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass
+class Seen:
+    """What was seen; complete after the block.
+
+    Attributes:
+        files: that were read, outside of installed packages.
+        folders: that were listed there.
+        modules: name -> file of the modules imported from such files.
+        packages: installed distributions that were imported.
+    """
+
+    files: set[Path] = field(default_factory=set)
+    folders: set[Path] = field(default_factory=set)
+    modules: dict[str, Path] = field(default_factory=dict)
+    packages: set[str] = field(default_factory=set)
+
+    def reads(self, anchor: Path, digest: Callable[[Path], str]) -> dict[str, Any]:
+        """Returns it as JSON, paths relative to `anchor`; empty where nothing was seen.
+
+        Args:
+            anchor: folder of the user's project.
+            digest: from a file to its SHA-256.
+        """
+        modules = {name: _relative(path, anchor) for name, path in sorted(self.modules.items())}
+        found = {
+            "files": {_relative(path, anchor): digest(path) for path in sorted({*self.files, *self.modules.values()})},
+            "folders": {_relative(path, anchor): _listing(path) for path in sorted(self.folders)},
+            "modules": modules,
+            "packages": {name: host.version(name) for name in sorted(self.packages)},
+        }
+        return found if any(found.values()) else {}
+
+
+@contextmanager
+def watching(ignored: Collection[Path] = ()) -> Iterator[Seen]:
+    """Watches what Python code reads in the block.
+
+    Args:
+        ignored: folders of planc's own.
+    """
+    seen = Seen()
+    read: set[str] = set()
+    written: set[str] = set()
+    listed: set[str] = set()
+    active = True
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:  # hooks stay for the life of the process
+        if not active or event not in ("open", "os.listdir", "os.scandir") or not args:
+            return
+        with suppress(Exception):
+            place = os.fsdecode(args[0] if args[0] is not None else ".")
+            if event == "open":
+                (written if _is_write(args) else read).add(os.path.abspath(place))  # noqa: PTH100  links are kept
+            elif _IMPORTING not in sys._getframe(1).f_code.co_filename:
+                listed.add(os.path.abspath(place))  # noqa: PTH100
+
+    sys.addaudithook(hook)
+    before = set(sys.modules)
+    try:
+        yield seen
+    finally:
+        active = False
+        no = (*_SYSTEM, *(f"{Path(one).resolve()}/" for one in (*user_code.installed(), *_OWN, *ignored)))
+        mapped = {Path(line.split(maxsplit=5)[-1].strip()) for line in _maps() if line.count("/")}
+        opened = {Path(place) for place in read - written} | mapped
+        seen.files |= {path for path in opened if _is_data(path) and not _within(path, no)}
+        seen.folders |= {path for path in map(Path, listed) if path.is_dir() and not _within(path, no)}
+        seen.modules |= user_code.modules(before)
+        seen.packages |= user_code.packages(before)
+
+
+def holds(reads: Mapping[str, Any], anchor: Path, digest: Callable[[Path], str]) -> bool:
+    """Whether user code that read all this would read the same today."""
+    return next(changes(reads, anchor, digest), None) is None
+
+
+def changes(reads: Mapping[str, Any], anchor: Path, digest: Callable[[Path], str]) -> Iterator[str]:
+    """Yields one line for each thing that has changed since it was read, see `Seen.reads`."""
+    for name, sha256 in reads["files"].items():
+        path = anchor / name
+        try:
+            if digest(path) != sha256:
+                yield f"{name} changed"
+        except OSError:
+            yield f"{name} is gone"
+    for name, listing in reads["folders"].items():
+        if _listing(anchor / name) != listing:
+            yield f"the files in {name}/ are others"
+    for name, file in reads["modules"].items():
+        if "." not in name and (now := _module_file(name, anchor)) not in (None, (anchor / file).resolve()):
+            yield f"module {name} is {now.name if now else ''} now"
+    for name, version in reads["packages"].items():
+        if (now_version := host.version(name)) != version:
+            yield f"{name} {version} -> {now_version}"
+
+
+def sources(reads: Mapping[str, Any], anchor: Path) -> list[Path]:
+    """Returns the files that were read."""
+    return [Path(os.path.normpath(anchor / name)) for name in reads.get("files", {})]
+
+
+def _module_file(name: str, anchor: Path) -> Path | None:
+    """The file that the import of a module finds in the user's folder; None where it finds none there."""
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(anchor)])
+    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+
+
+def _is_write(args: tuple[Any, ...]) -> bool:
+    mode, flags = (*args, None, None)[1:3]
+    if isinstance(mode, str):
+        return bool(set(mode) & set("wax+"))
+    return isinstance(flags, int) and bool(flags & _WRITES)
+
+
+def _maps() -> list[str]:
+    """Lines of the files mapped into this process, as libraries that are not written in Python read weights (Linux)."""
+    with suppress(OSError):
+        return Path("/proc/self/maps").read_text().splitlines()
+    return []
+
+
+def _is_data(path: Path) -> bool:
+    """Whether it is a file that is there, and neither a library nor compiled Python."""
+    return path.suffix not in (".pyc", ".so") and ".so." not in path.name and path.is_file()
+
+
+def _within(path: Path, folders: tuple[str, ...]) -> bool:
+    return f"{path}/".startswith(folders) or f"{path.resolve()}/".startswith(folders)
+
+
+def _relative(path: Path, anchor: Path) -> str:
+    return os.path.relpath(path, anchor)
+
+
+def _listing(folder: Path) -> list[str] | None:
+    try:
+        return sorted(name for name in os.listdir(folder) if name != "__pycache__")  # noqa: PTH208  as user code sees it
+    except OSError:
+        return None
