@@ -146,6 +146,8 @@ def load(path: Path, *, overrides: Sequence[str] = ()) -> Project:
     jobs = tuple(entry for part in _parts(path, document) for entry in _entries(part, document["output"]))
     _require_apart(path, jobs)
     limits = document.get("limits", {})
+    with _within(f"{path}: [limits] memory:"):
+        recipe.bytes_of(limits.get("memory", "1GiB"))
     return Project(
         path,
         jobs,
@@ -253,7 +255,7 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
                 job,
                 _gates(part, precision),
                 own.get("resources", {}),
-                recipe.bytes_of(own["memory"]) if "memory" in own else None,
+                _bytes(part, ("target", target.name, "memory"), own.get("memory")),
                 place / job.id,
                 _resolved(part, target, precision),
                 skipped,
@@ -264,7 +266,7 @@ def _source(part: _Part) -> recipe.Source:
     model, text = part.model, part.model["source"]
     is_module = ":" in text and ".py:" not in text and not text.endswith(_FILES)
     weights, data = model.get("weights"), model.get("real_inputs")
-    return recipe.source(
+    source = recipe.source(
         text if is_module else _at(part.root, text),
         inputs=_words(model["inputs"]),
         dims=_words(model["dims"]),
@@ -272,6 +274,7 @@ def _source(part: _Part) -> recipe.Source:
         data=None if data is None else part.root / data,
         trust_pickle=model["trust_pickle"],
     )
+    return replace(source, root=part.root) if is_module else source
 
 
 def _quantization(part: _Part, precision: Precision) -> recipe.Quantization:
@@ -336,9 +339,14 @@ def _gates(part: _Part, precision: Precision) -> Gates:
         max_p99_ms=None if p99 is None else _number(p99, _SCALES),
         min_speedup=None if speed is None else _number(speed, {"x": 1}),
         max_regression=None if growth is None else _number(growth, {"%": 0.01}),
-        max_size_bytes=None if size is None else recipe.bytes_of(size),
-        max_rss_bytes=None if rss is None else recipe.bytes_of(rss),
+        max_size_bytes=_bytes(part, ("build", part.index, "gates", "max_size"), size),
+        max_rss_bytes=_bytes(part, ("build", part.index, "gates", "max_rss"), rss),
     )
+
+
+def _bytes(part: _Part, place: schema.Place, text: str | None) -> int | None:
+    with _within(f"{part.file}: {schema.where(place)}:"):
+        return None if text is None else recipe.bytes_of(text)
 
 
 def _bounds(part: _Part) -> tuple[str, ...]:
@@ -349,7 +357,7 @@ def _bounds(part: _Part) -> tuple[str, ...]:
 
 def _resolved(part: _Part, target: Target, precision: Precision) -> Mapping[str, Any]:
     fp32 = precision is Precision.FP32
-    unused = _LOWER_ONLY if fp32 else set()
+    unused = {"description", *(_LOWER_ONLY if fp32 else ())}
     gates = {name: one for name, one in part.build["gates"].items() if not (fp32 and name == "max_drop")}
     resolved: Mapping[str, Any] = _portable(
         {

@@ -30,6 +30,7 @@ class Source:
             where the graph is lowered.
         trust_pickle: whether files may run code when they are read.
         brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
+        root: folder that `pkg.mod:callable` is imported from.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Source:
     data: Path | None = None
     trust_pickle: bool = False
     brief: bool = False
+    root: Path = Path()
 
     @property
     def frontend(self) -> str:

@@ -55,7 +55,7 @@ def check(value: Any, schema: Schema, place: Place = ()) -> None:
     if "enum" in schema and value not in schema["enum"]:
         raise UsageError(f"{where(place)}: unknown {toml.text(value)}", hint=did_you_mean(str(value), schema["enum"]))
     if isinstance(value, str):
-        if "pattern" in schema and not re.search(schema["pattern"], value):
+        if not _fits(value, schema.get("pattern", "")):
             raise _wrong(f"{toml.text(value)} is not of the right form", schema, place)
     elif isinstance(value, dict):
         _check_table(value, schema, place)
@@ -107,7 +107,7 @@ def _check_table(value: Mapping[str, Any], schema: Schema, place: Place) -> None
     known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
     pattern = schema.get("propertyNames", {}).get("pattern", "")
     for name, one in value.items():
-        if not re.search(pattern, name):
+        if not _fits(name, pattern):
             raise UsageError(
                 f"{where(place)}: {toml.text(name)} cannot be a name",
                 hint="Use letters, digits and '-', '_' or '.' in it",
@@ -144,6 +144,11 @@ def _example(name: str, schema: Schema) -> str:
     if name == "build":
         return "[[build]]"
     return f"{toml.key(name)} = {toml.text(schema['examples'][0])}"
+
+
+def _fits(value: str, pattern: str) -> bool:
+    """Whether a text fits a pattern as JavaScript reads it: `$` is the end; no path or name has a NUL in it."""
+    return "\0" not in value and bool(re.search(re.sub(r"\$$", r"\\Z", pattern), value))
 
 
 def _is(value: Any, kind: str) -> bool:

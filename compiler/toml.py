@@ -79,7 +79,7 @@ def _index(place: Any, name: str, before: list[str], words: str) -> Any:
     if not isinstance(place, list):
         raise UsageError(f"--set {words}: {told} is no table", hint="Leave out what follows it")
     if not (name.isdecimal() and name.isascii() and int(name) < len(place)):
-        hint = f"Write --set {told}.0..., for the first of {len(place)}" if place else ""
+        hint = f"Write --set {told}.0..., for the first of {len(place)}" if place else "It is empty: give all of it"
         raise UsageError(f"--set {words}: {told} is a list, and has no {name!r}", hint=hint)
     return int(name)
 

@@ -311,6 +311,15 @@ def test_resolved_of_fp32_does_not_know_the_calibration(load: Callable[..., Proj
             "[model.net]: gates.max_drop.top2 = 1: no metric 'top2'",
         ),
         (NET + BUILD + INT8 + "gates.max_drop = { top1 = '5 px' }\n", "[model.net]: gates.max_drop"),
+        (
+            NET + BUILD + "gates = { max_rss = '0' }\n",
+            "[[build]] 1: gates.max_rss: '0' is not a size. Write it like 8GiB",
+        ),
+        (NET + BUILD + "[limits]\nmemory = '0MB'\n", "[limits] memory: '0MB' is not a size. Write it like 8GiB"),
+        (
+            NET + "[target.edge]\nbackend = 'null'\nmemory = '0'\n[[build]]\ntargets = ['edge']\n",
+            "[target.edge] memory: '0' is not a size",
+        ),
         (NET + BUILD + BUILD, "the job net-null-fp32 is there twice. Name each"),
         (NET + "[[build]]\ntargets = ['null', 'null']\n", "the job net-null-fp32 is there twice"),
         (
@@ -337,9 +346,9 @@ def test_paths_from_within_the_folder_stay_short(folder: Path, monkeypatch: pyte
     assert entry.out == Path("out/net-null-fp32")
 
 
-def test_modules_are_no_paths(load: Callable[..., Project]) -> None:
+def test_modules_are_imported_from_the_folder(load: Callable[..., Project], folder: Path) -> None:
     (entry,) = load(NET.replace("net.py:net", "pkg.net:net") + BUILD).jobs
-    assert entry.job.source.text == "pkg.net:net"
+    assert (entry.job.source.text, entry.job.source.root) == ("pkg.net:net", folder)
 
 
 @pytest.fixture

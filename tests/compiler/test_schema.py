@@ -126,6 +126,12 @@ def test_numbers_are_finite() -> None:
         schema.check(tomllib.loads(NET + "smoothing = nan\n"), KNOWN)
 
 
+def test_texts_end_where_they_end() -> None:
+    for text in ('[model."net\\n"]\nsource = "x"\n', NET + 'weights = "x\\u0000"\n', '[limits]\nmemory = "8GiB\\n"\n'):
+        with pytest.raises(UsageError):
+            schema.check(tomllib.loads(text), KNOWN)
+
+
 def test_filled_has_the_defaults_and_keeps_what_is_given() -> None:
     document = schema.filled(tomllib.loads(NET + 'method = "entropy"\n' + BUILD), KNOWN)
     assert document["output"] == "out"
