@@ -243,8 +243,11 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
     place = part.root / build.get("output", output)
     with _within(f"{part.file}: {schema.where(('model', part.name))}:"):
         source = _source(part)
-        words = _words({**model["tolerance"], **build["tolerance"]})
-        recipe.tolerances(words)
+        recipe.tolerances(_words(model["tolerance"]))
+    with _within(f"{part.file}: {schema.where(('build', part.index))}:"):
+        recipe.tolerances(_words(build["tolerance"]))
+        recipe.quantization(max_drop=_bounds(part))
+    words = _words({**model["tolerance"], **build["tolerance"]})
     targets = [_target(part, name) for name in build["targets"]]
     quantization = cache(lambda precision: _quantization(part, precision))
     for target in targets:

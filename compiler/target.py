@@ -102,8 +102,11 @@ def resolve(name: str, own: Mapping[str, Mapping[str, Any]]) -> Target:
     if name in known:
         raise UsageError(f"target {name}: planc has one of this name", hint="Choose another name")
     facts = own[name]
-    base = _base(name, str(facts["backend"]))
-    like = find_target(f"{base}:{facts['arch']}" if "arch" in facts else base)
+    like = find_target(base := _base(name, str(facts["backend"])))
+    if "arch" in facts:
+        if like.arch or not like.flavours:
+            raise UsageError(f"target {name}: {base} takes no arch", hint="Leave arch out")
+        like = find_target(f"{base}:{facts['arch']}")
     options = {**like.options, **facts.get("options", {})}
     return replace(like, name=name, description=facts.get("description", like.description), options=options)
 
@@ -113,7 +116,7 @@ def _base(name: str, backend: str) -> str:
     stem = backend.partition(":")[0]
     if stem in (known := target_names()):
         return backend
-    users = [one for one in known if find_target(one).backend == stem]
+    users = [one for one in known if stem and find_target(one).backend == stem]
     if len(users) != 1:
         raise UsageError(f"target {name}: unknown backend {backend!r}", hint=did_you_mean(stem, users or known))
     return users[0]

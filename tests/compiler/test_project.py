@@ -268,7 +268,7 @@ def test_resolved_of_fp32_does_not_know_the_calibration(load: Callable[..., Proj
         ),
         (
             NET + "[target.edge]\nbackend = 'openvino'\narch = 'sm86'\n[[build]]\ntargets = ['edge']\n",
-            "[target.edge]: target openvino-cpu takes no 'sm86'",
+            "[target.edge]: target edge: openvino-cpu takes no arch. Leave arch out",
         ),
         (
             NET + "[target.null]\nbackend = 'null'\n" + BUILD,
@@ -308,9 +308,9 @@ def test_resolved_of_fp32_does_not_know_the_calibration(load: Callable[..., Proj
         ),
         (
             NET + BUILD + INT8 + "gates.max_drop = { top2 = 1 }\n",
-            "[model.net]: gates.max_drop.top2 = 1: no metric 'top2'",
+            "[[build]] 1: gates.max_drop.top2 = 1: no metric 'top2'",
         ),
-        (NET + BUILD + INT8 + "gates.max_drop = { top1 = '5 px' }\n", "[model.net]: gates.max_drop"),
+        (NET + BUILD + INT8 + "gates.max_drop = { top1 = '5 px' }\n", "[[build]] 1: gates.max_drop"),
         (
             NET + BUILD + "gates = { max_rss = '0' }\n",
             "[[build]] 1: gates.max_rss: '0' is not a size. Write it like 8GiB",
@@ -320,6 +320,7 @@ def test_resolved_of_fp32_does_not_know_the_calibration(load: Callable[..., Proj
             NET + "[target.edge]\nbackend = 'null'\nmemory = '0'\n[[build]]\ntargets = ['edge']\n",
             "[target.edge] memory: '0' is not a size",
         ),
+        (NET + BUILD + "tolerance = { cosin = 1 }\n", "[[build]] 1: tolerance cosin: unknown bound. Did you"),
         (NET + BUILD + BUILD, "the job net-null-fp32 is there twice. Name each"),
         (NET + "[[build]]\ntargets = ['null', 'null']\n", "the job net-null-fp32 is there twice"),
         (

@@ -73,8 +73,9 @@ def test_targets_of_a_projects_own() -> None:
         ("edg", OWN, "unknown target 'edg'. Did you mean 'edge'?"),
         ("edge:sm89", OWN, "unknown target 'edge:sm89'. Did you mean 'edge'?"),
         ("x", {"x": {"backend": "onnxruntime_ep"}}, "target x: unknown backend 'onnxruntime_ep'. Did"),
-        ("x", {"x": {"backend": "l4", "arch": "sm90"}}, "target l4 takes no 'sm90'"),
+        ("x", {"x": {"backend": "l4", "arch": "sm90"}}, "target x: l4 takes no arch. Leave arch out"),
         ("x", {"x": {"backend": "tensorrt", "arch": "sm9"}}, "target 'tensorrt:sm9': unknown compute capability"),
+        ("x", {"x": {"backend": ":sm90"}}, "target x: unknown backend ':sm90'"),
         ("l4", {"l4": {"backend": "tensorrt"}}, "target l4: planc has one of this name. Choose another name"),
     ],
 )  # fmt: skip
