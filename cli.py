@@ -182,6 +182,23 @@ def compile_(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the project.")] = Path(),
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Write a commented planc.toml, and its schema for editors."""
+    _set_up(output_format, debug)
+    from .compiler import project
+
+    made = [str(path) for path in project.init(folder)]
+    if output_format == "json":
+        _print_json({"status": "built", "files": made})
+    else:
+        print(f"built {made[0]}, and {made[1]} for editors")
+
+
+@app.command()
 def export(
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.onnx", help="The ONNX file.")],

@@ -13,11 +13,12 @@
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from . import bounds
 
 Outputs = Sequence[np.ndarray]
 """One output over a list of samples, each with a leading batch axis."""
@@ -104,32 +105,9 @@ class Bound:
         return f"{self.metric}={self.limit * (100 if self.metric == 'top1' else 1):g}{unit}"
 
 
-_BOUND = re.compile(r"\s*(?P<metric>\w+)\s*=\s*(?P<value>\d+(?:\.\d*)?(?:[eE]-?\d+)?|\.\d+)\s*(?P<unit>pp|%|dB|db)?\s*")
-
-
 def parse(text: str) -> Bound:
-    """Parses what follows `--max-drop`, such as `top1=0.5pp`, `cosine=0.005` or `sqnr=20dB`.
-
-    Raises:
-        ValueError: the text is not of that form, or the metric or its unit is unknown, or the limit makes no sense.
-    """
-    match = _BOUND.fullmatch(text)
-    if not match:
-        raise ValueError(f"--max-drop {text!r} is not of the form METRIC=VALUE, such as top1=0.5pp")
-    metric, value, unit = match["metric"], float(match["value"]), match["unit"]
-    if metric not in METRICS:
-        raise ValueError(f"--max-drop {text!r}: no metric {metric!r}, there are {', '.join(METRICS)}")
-    allowed = {"top1": ("pp", "%"), "sqnr": ("dB", "db")}.get(metric, ())
-    if unit and unit not in allowed:
-        raise ValueError(
-            f"--max-drop {text!r}: {metric} has no unit {unit!r}{f', but {allowed[0]!r}' if allowed else ''}"
-        )
-    limit = value / 100 if metric == "top1" and unit else value
-    most = {"top1": 1.0, "cosine": 2.0}.get(metric, math.inf)
-    if limit > most:
-        hint = f": write {metric}={value:g}pp" if metric == "top1" and not unit else ""
-        raise ValueError(f"--max-drop {text!r}: {metric} cannot drop by more than {most:g}{hint}")
-    return Bound(metric, limit)
+    """Parses what follows `--max-drop`, see `bounds.parse`."""
+    return Bound(*bounds.parse(text))
 
 
 def _answer(output: np.ndarray) -> np.ndarray:

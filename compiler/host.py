@@ -80,6 +80,7 @@ def gpus() -> tuple[str, ...]:
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
 
 
+@cache
 def version(package: str) -> str | None:
     """Returns the installed version of a distribution, or None."""
     try:

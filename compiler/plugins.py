@@ -18,6 +18,6 @@ def load(folder: str, name: str) -> ModuleType:
     Raises:
         LookupError: there is no such file.
     """
-    if name not in names(folder):
+    if not name.isidentifier() or name.startswith("_") or not (HERE / folder / f"{name}.py").is_file():
         raise LookupError(f"no {name}.py in {folder}/")
     return import_module(f".{folder}.{name}", __package__)

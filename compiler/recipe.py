@@ -30,6 +30,7 @@ class Source:
             where the graph is lowered.
         trust_pickle: whether files may run code when they are read.
         brief: whether an ONNX file's reference runs at the point "opt" only, since real samples will run at all.
+        root: folder that `pkg.mod:callable` is imported from.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Source:
     data: Path | None = None
     trust_pickle: bool = False
     brief: bool = False
+    root: Path = Path()
 
     @property
     def frontend(self) -> str:
@@ -128,6 +130,7 @@ class Job:
         tolerance: bounds that replace the defaults of `tolerance.TOLERANCES`, by name.
         quantization: how the model gets to the precision.
         chosen_for: the target that this one is a candidate of, such as "cpu"; empty where the user named it.
+        model: the model's name in planc.toml; empty for the source's own.
     """
 
     source: Source
@@ -137,11 +140,13 @@ class Job:
     tolerance: tuple[tuple[str, float], ...] = ()
     quantization: Quantization = Quantization()
     chosen_for: str = ""
+    model: str = ""
 
     @property
     def id(self) -> str:
-        """Such as `resnet50-openvino-cpu-fp32`."""
-        return f"{self.source.name}-{self.target.name.replace(':', '-')}-{self.precision}"
+        """Such as `resnet50-openvino-cpu-fp32`; a candidate has the id of the target that it is chosen for."""
+        target = self.chosen_for or self.target.name
+        return f"{self.model or self.source.name}-{target.replace(':', '-')}-{self.precision}"
 
 
 def source(
@@ -205,12 +210,13 @@ def onnx_source(path: str, *, inputs: Sequence[str] = (), dims: Sequence[str] = 
 
 def job(
     model: Source,
-    target: str,
+    target: str | Target,
     precision: str,
     *,
     options: Sequence[str] = (),
     tolerance: Sequence[str] = (),
     quantization: Quantization = Quantization(),
+    name: str = "",
 ) -> Job:
     """Checks target, precision, backend options and tolerances, and puts them together.
 
@@ -218,34 +224,66 @@ def job(
         UsageError: an unknown name or a value that does not parse.
         Unavailable: the target cannot do the precision, or not on this machine.
     """
+    made = draft(
+        model, target, precision, options=options, tolerance=tolerance, quantization=quantization, name=name
+    )  # fmt: skip
+    require_buildable(made)
+    return made
+
+
+def draft(
+    model: Source,
+    target: str | Target,
+    precision: str,
+    *,
+    options: Sequence[str] = (),
+    tolerance: Sequence[str] = (),
+    quantization: Quantization = Quantization(),
+    name: str = "",
+) -> Job:
+    """Returns what `job` returns, without asking whether it can be built, here or at all.
+
+    Raises:
+        UsageError: an unknown name or a value that does not parse.
+    """
     pairs = tuple(_pair("-O", text) for text in options)
-    asked = find_precision(precision)
     model = replace(
         model,
         brief=bool(quantization.calibration.data or quantization.guard.data) and model.frontend == "onnx",
     )
-    made = Job(model, find_target(target), asked, pairs, tolerances(tolerance), quantization)
+    one = find_target(target) if isinstance(target, str) else target
+    return Job(model, one, find_precision(precision), pairs, tolerances(tolerance), quantization, model=name)
+
+
+def require_buildable(job: Job) -> None:
+    """Checks that this machine can build a job, and that all that was given for it has an effect.
+
+    Raises:
+        UsageError: INT8 has no ranges to come from, or something does nothing for this precision.
+        Unavailable: the target cannot do the precision, or not on this machine.
+    """
+    asked, quantization = job.precision, job.quantization
     if asked is Precision.INT8:
-        require_data(quantization, model)
-    elif asked is not Precision.FP32 and quantization != Quantization() and not _lowered(made):
+        require_data(quantization, job.source)
+    elif asked is not Precision.FP32 and quantization != Quantization() and not lowered(candidates(job)):
         raise UsageError(
-            f"{target} gets {asked.upper()} from its own compiler: calibration, bounds and --exclude do nothing there",
+            f"{job.target.name} gets {asked.upper()} from its own compiler: "
+            "calibration, bounds and --exclude do nothing there",
             hint="Leave them out, or lower the graph yourself: planc quantize -t null",
         )
     elif quantization.dynamic:
         raise UsageError(f"--dynamic goes with -p int8, not with {asked.upper()}", hint="Add -p int8")
     elif asked is Precision.FP32 and quantization != Quantization():
         raise UsageError("calibration and accuracy bounds go with lower precisions, not with FP32", hint="Add -p int8")
-    for candidate in candidates(made):
+    for candidate in candidates(job):
         backend_options(candidate)
-    return made
 
 
-def _lowered(job: Job) -> bool:
-    """Whether the precision is laid down in the graph before the backend sees it, by each candidate's backend."""
+def lowered(jobs: Sequence[Job]) -> bool:
+    """Whether the precision is laid down in the graph before the backend sees it, by the backend of each job."""
     from . import plugins
 
-    return all(job.precision in plugins.load("backends", one.target.backend).LOWERED for one in candidates(job))
+    return all(one.precision in plugins.load("backends", one.target.backend).LOWERED for one in jobs)
 
 
 def quantization(
@@ -337,7 +375,7 @@ def require_data(quantization: Quantization, model: Source) -> None:
 
 
 def _drop(text: str) -> str:
-    from ..calibration.metrics import parse
+    from ..calibration.bounds import parse
 
     if ".py:" in text:
         from .files import require_file
@@ -397,10 +435,7 @@ def candidates(job: Job) -> list[Job]:
     Raises:
         Unavailable: no backend can, with each one's reason.
     """
-    if not job.target.candidates:
-        jobs = [job]
-    else:
-        jobs = [replace(job, target=find_target(name), chosen_for=job.target.name) for name in job.target.candidates]
+    jobs = alternatives(job)
     reasons = {one.target.name: _why_not(one) for one in jobs}
     able = [one for one in jobs if reasons[one.target.name] is None]
     if not able:
@@ -410,6 +445,17 @@ def candidates(job: Job) -> list[Job]:
             f"{job.target.name} cannot build {job.precision.upper()} here: {told}", hint="See planc doctor"
         )
     return able
+
+
+def alternatives(job: Job) -> list[Job]:
+    """Returns the job for each backend that its target names: itself, or one per candidate with its own options."""
+    if not job.target.candidates:
+        return [job]
+    targets = map(find_target, job.target.candidates)
+    return [
+        replace(job, target=replace(one, options={**one.options, **job.target.options}), chosen_for=job.target.name)
+        for one in targets
+    ]
 
 
 def _why_not(job: Job) -> str | None:
@@ -442,9 +488,19 @@ def backend_options(job: Job) -> Any:
     given: Mapping[str, object] = {**job.target.options, **dict(job.options)}
     for name, value in given.items():
         if name not in known:
-            raise UsageError(f"-O {name}: {job.target.name} has no such option", hint=did_you_mean(name, known))
+            raise UsageError(
+                f"-O {name}: {job.target.name} has no such option", hint=did_you_mean(name, known) or "Leave it out"
+            )
         values[name] = _typed(name, str(known[name]), str(value))
     return cls(**values)
+
+
+def path_options(job: Job) -> set[str]:
+    """Returns the options of the job's backends that are paths."""
+    from . import plugins
+
+    classes = (plugins.load("backends", one.target.backend).Options for one in alternatives(job))
+    return {field.name for cls in classes for field in fields(cls) if "Path" in str(field.type)}
 
 
 def request(job: Job, graph: Path, folder: Path, *, inputs: Sequence[TensorSpec] = (), dims: Sequence[Dim] = ()) -> Any:

@@ -2,9 +2,10 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from .errors import UsageError, did_you_mean
 
@@ -80,6 +81,45 @@ def find_target(name: str) -> Target:
     name = f"{stem}:{'+'.join(facts['arch'])}" if colon else stem
     facts |= {key: tuple(facts.get(key, ())) for key in ("candidates", "flavours", "precisions")}
     return Target(name=name, **facts)
+
+
+def resolve(name: str, own: Mapping[str, Mapping[str, Any]]) -> Target:
+    """Returns the target called `name`: a `[target.NAME]` of the project's own, or one that `find_target` reads.
+
+    Args:
+        name: what a user types.
+        own: name -> its table, with `backend` (a built-in target or a backend), and `arch`, `options`, `description`.
+
+    Raises:
+        UsageError: there is no such target, backend or compute capability, or one of this name is built in.
+    """
+    known = target_names()
+    if name not in own:
+        if (stem := name.partition(":")[0]) not in known:
+            hint = f"{did_you_mean(stem, [*known, *own])} `planc targets` lists them"
+            raise UsageError(f"unknown target {name!r}", hint=hint)
+        return find_target(name)
+    if name in known:
+        raise UsageError(f"target {name}: planc has one of this name", hint="Choose another name")
+    facts = own[name]
+    like = find_target(base := _base(name, str(facts["backend"])))
+    if "arch" in facts:
+        if like.arch or not like.flavours:
+            raise UsageError(f"target {name}: {base} takes no arch", hint="Leave arch out")
+        like = find_target(f"{base}:{facts['arch']}")
+    options = {**like.options, **facts.get("options", {})}
+    return replace(like, name=name, description=facts.get("description", like.description), options=options)
+
+
+def _base(name: str, backend: str) -> str:
+    """The built-in target that a target of the project's own is like: the one that it names, or its backend's only."""
+    stem = backend.partition(":")[0]
+    if stem in (known := target_names()):
+        return backend
+    users = [one for one in known if stem and find_target(one).backend == stem]
+    if len(users) != 1:
+        raise UsageError(f"target {name}: unknown backend {backend!r}", hint=did_you_mean(stem, users or known))
+    return users[0]
 
 
 def _architectures(text: str, name: str) -> tuple[str, ...]:

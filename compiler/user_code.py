@@ -21,8 +21,8 @@ T = TypeVar("T")
 _PLANC = __name__.partition(".")[0]
 
 
-def find(text: str) -> Callable[..., Any]:
-    """Imports `file.py:callable` or `pkg.mod:callable` and returns the callable.
+def find(text: str, root: Path = Path()) -> Callable[..., Any]:
+    """Imports `file.py:callable`, or `pkg.mod:callable` from the folder `root`, and returns the callable.
 
     Raises:
         UsageError: importing it raises, or it has no such name.
@@ -38,7 +38,7 @@ def find(text: str) -> Callable[..., Any]:
         sys.modules[own] = module
         guard(text, "importing", lambda: loader.exec_module(module))
     else:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.insert(0, str(root.resolve()))
         module = guard(text, "importing", lambda: importlib.import_module(place))
     if not hasattr(module, name):
         public = [word for word in vars(module) if not word.startswith("_") and callable(getattr(module, word))]

@@ -48,6 +48,14 @@ def test_every_command_has_help(planc: Callable[..., Any], tmp_path: Path) -> No
         assert f"Usage: planc {command}" in planc(command, "--help", cwd=tmp_path).stdout
 
 
+def test_init(planc: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    made = json.loads(planc("init", "app", "--format", "json", cwd=tmp_path).stdout)
+    assert made == {"schema_version": 1, "status": "built", "files": ["app/planc.toml", "app/planc.schema.json"]}
+    assert "app/planc.toml exists. Edit it" in planc("init", "app", cwd=tmp_path, expect=2).stderr
+    assert planc("init", cwd=tmp_path).stdout == "built planc.toml, and planc.schema.json for editors\n"
+
+
 def test_no_arguments_show_help(planc: Callable[..., Any], tmp_path: Path) -> None:
     done = planc(cwd=tmp_path, expect=None)
     assert "Usage: planc" in done.stdout + done.stderr

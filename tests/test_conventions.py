@@ -141,7 +141,8 @@ def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
 def test_the_front_door_loads_nothing_heavy(python: Callable[..., str]) -> None:
     code = """
 import sys
-import planc, planc.cli, planc.compiler.pipeline, planc.compiler.recipe, planc.compiler.artifact, planc.compiler.doctor
+import planc, planc.cli
+import planc.compiler.artifact, planc.compiler.doctor, planc.compiler.pipeline, planc.compiler.project
 heavy = {"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "onnxscript", "numpy", "rich"}
 print("loaded:", *sorted(heavy & set(sys.modules)))
 """

@@ -53,7 +53,7 @@ def _make_module(source: Source) -> tuple[torch.nn.Module, dict[str, torch.Tenso
     if source.text.endswith((".pt", ".pth")):
         made = guard(source.text, "reading", lambda: torch.load(source.text, weights_only=False, map_location="cpu"))
     else:
-        made = guard(source.text, "calling", user_code.find(source.text))
+        made = guard(source.text, "calling", user_code.find(source.text, source.root))
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(

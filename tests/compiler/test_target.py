@@ -1,12 +1,13 @@
 """Targets and precisions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from planc.compiler import target
 from planc.compiler.errors import UsageError
-from planc.compiler.target import Precision, Target, find_precision, find_target, target_names
+from planc.compiler.target import Precision, Target, find_precision, find_target, resolve, target_names
 
 
 def test_every_file_is_a_target() -> None:
@@ -50,6 +51,38 @@ def test_unknown_key_in_a_target_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(target, "TARGETS", tmp_path)
     with pytest.raises(UsageError, match=r"unknown key 'backand'.*Did you mean 'backend'\?"):
         find_target("edge")
+
+
+OWN = {
+    "edge": {"backend": "tensorrt-rtx", "arch": "sm89+sm86", "options": {"tf32": True}, "description": "Mine"},
+    "box": {"backend": "onnxruntime", "memory": "4GiB"},
+}
+
+
+def test_targets_of_a_projects_own() -> None:
+    like = find_target("tensorrt-rtx:sm86+sm89")
+    wanted = replace(like, name="edge", description="Mine", options={"tf32": True})
+    assert resolve("edge", OWN) == wanted
+    assert resolve("box", OWN) == replace(find_target("onnxruntime-cpu"), name="box"), "the only target of the backend"
+    assert resolve("tensorrt-rtx:sm89", OWN) == find_target("tensorrt-rtx:sm89")
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("edg", OWN, "unknown target 'edg'. Did you mean 'edge'?"),
+        ("edge:sm89", OWN, "unknown target 'edge:sm89'. Did you mean 'edge'?"),
+        ("x", {"x": {"backend": "onnxruntime_ep"}}, "target x: unknown backend 'onnxruntime_ep'. Did"),
+        ("x", {"x": {"backend": "l4", "arch": "sm90"}}, "target x: l4 takes no arch. Leave arch out"),
+        ("x", {"x": {"backend": "tensorrt", "arch": "sm9"}}, "target 'tensorrt:sm9': unknown compute capability"),
+        ("x", {"x": {"backend": ":sm90"}}, "target x: unknown backend ':sm90'"),
+        ("l4", {"l4": {"backend": "tensorrt"}}, "target l4: planc has one of this name. Choose another name"),
+    ],
+)  # fmt: skip
+def test_wrong_targets_of_a_projects_own(name: str, own: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(name, own)
+    assert str(caught.value).startswith(message)
 
 
 def test_precisions() -> None:

@@ -29,6 +29,11 @@ def test_a_package_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert user_code.find("mine_too:f")() == 9
 
 
+def test_a_package_in_the_folder_of_planc_toml(tmp_path: Path) -> None:
+    _file(tmp_path, "def f(): return 10", "mine_there.py")
+    assert user_code.find("mine_there:f", tmp_path)() == 10
+
+
 def test_a_missing_name_is_told_with_a_near_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         user_code.find(f"{_file(tmp_path, 'def samples(): ...')}:sample")
