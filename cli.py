@@ -11,6 +11,8 @@ import typer
 from .compiler.errors import EXIT_CODES, BuildFailed, PlancError, UsageError, one_line
 
 if TYPE_CHECKING:
+    from .compiler.build import Row
+    from .compiler.cache import Store
     from .compiler.parity import Check
     from .compiler.recipe import Source
     from .compiler.worker import Emit, Limits
@@ -95,6 +97,17 @@ State = Annotated[Path | None, typer.Option("--state", metavar="FILE.json", help
 WriteExclude = Annotated[
     Path | None, typer.Option("--write-exclude", metavar="FILE", help="List what the search keeps in float.")
 ]
+CacheFolder = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Where stages are kept; PLANC_CACHE_DIR by default.")
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every stage, and keep none.")]
+ProjectFile = Annotated[Path, typer.Option("--file", metavar="FILE", help="The project's file.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="model.net.dims.batch=1..8")]
+OnlyJobs = Annotated[list[str], typer.Option("--only", metavar="GLOB", help="Jobs by id.")]
+SkipJobs = Annotated[list[str], typer.Option("--skip", metavar="GLOB", help="Jobs that are left out.")]
+RequireJobs = Annotated[
+    list[str], typer.Option("--require", metavar="GLOB", help="Jobs that must be there, and buildable here.")
+]
 OnnxFile = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The ONNX file.")]
 Preset = Annotated[str, typer.Option("--preset", help="List of passes, by target family.")]
 Only = Annotated[list[str], typer.Option("--pass", metavar="NAME{OPTION=VALUE}", help="Run these instead.")]
@@ -133,6 +146,8 @@ def compile_(
     ] = False,
     write_exclude: WriteExclude = None,
     depfile: Annotated[Path | None, typer.Option("--depfile", metavar="FILE", help="Write a Make depfile.")] = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
     time_limit: TimeLimit = 3600,
@@ -154,7 +169,12 @@ def compile_(
     job = recipe.job(source, target, precision, options=options, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         result = pipeline.run(
-            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+            job,
+            out,
+            limits=_limits(source, time_limit, memory_limit),
+            store=_store(cache, no_cache),
+            overwrite=overwrite,
+            on_event=progress,
         )
     manifest = result.artifact.manifest
     if depfile is not None:
@@ -196,6 +216,163 @@ def init(
         _print_json({"status": "built", "files": made})
     else:
         print(f"built {made[0]}, and {made[1]} for editors")
+
+
+@app.command()
+def build(
+    file: ProjectFile = Path("planc.toml"),
+    overrides: Overrides = [],  # noqa: B006
+    only: OnlyJobs = [],  # noqa: B006
+    skip: SkipJobs = [],  # noqa: B006
+    require: RequireJobs = [],  # noqa: B006
+    jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", help="Jobs at once; 0 for one per core.")] = 0,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more jobs after one has failed.")] = False,
+    cache: CacheFolder = None,
+    overwrite: Overwrite = False,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Build the jobs of planc.toml: models x targets x precisions, cached and in parallel."""
+    _set_up(output_format, debug)
+    from .compiler import build as builder
+    from .compiler import host, project
+    from .compiler.executors import local
+
+    if jobs < 0:
+        raise UsageError(f"--jobs {jobs} is negative", hint="Give a number such as -j 4, or 0 for one per core")
+    read = project.load(file, overrides=overrides)
+    entries = project.select(read.jobs, only, skip, require)
+    store = _store(cache, no_cache=False)
+    assert store
+    with _Board(len(entries)) as board:
+        rows = builder.run(
+            read,
+            entries,
+            store=store,
+            executor=local.create(jobs or host.cores()),
+            overwrite=overwrite,
+            fail_fast=fail_fast,
+            on_row=board.row,
+            on_event=board.event,
+        )
+    code = builder.exit_code(rows)
+    if output_format == "json":
+        _print_json({"jobs": [vars(row) for row in rows], "exit_code": code})
+    else:
+        _print_rows(rows)
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    file: ProjectFile = Path("planc.toml"),
+    overrides: Overrides = [],  # noqa: B006
+    only: OnlyJobs = [],  # noqa: B006
+    skip: SkipJobs = [],  # noqa: B006
+    require: RequireJobs = [],  # noqa: B006
+    cache: CacheFolder = None,
+    output_format: Annotated[
+        str, typer.Option("--format", metavar="text|json|dot|mermaid", help="What stdout carries.")
+    ] = "text",
+    debug: Debug = False,
+) -> None:
+    """Show what planc build would do: each stage, cached or to build and why."""
+    _set_up("text" if output_format in ("dot", "mermaid") else output_format, debug)
+    from .compiler import build as builder
+    from .compiler import project
+
+    store = _store(cache, no_cache=False)
+    assert store
+    planned = builder.plan(project.select(project.load(file, overrides=overrides).jobs, only, skip, require), store)
+    if output_format == "json":
+        _print_json({"jobs": planned})
+        return
+    if output_format in ("dot", "mermaid"):
+        print(builder.drawn(planned, output_format))
+        return
+    for one in planned:
+        todo = [row for row in one["stages"] if row["state"] == "build"]
+        said = (
+            f"skipped: {one['skipped']}" if one["skipped"] else f"{len(todo)} of {len(one['stages'])} stages to build"
+        )
+        print(f"{one['job']}: {said}")
+        for row in one["stages"]:
+            why = f": {row['why']}" if row["why"] else ""
+            print(f"  {row['state']:6} {row['stage']:10} {row['key'][:12]:12} {row['target']}{why}")
+
+
+cache_app = typer.Typer(no_args_is_help=True, help="Look at the stage cache, and keep it small.", rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("ls")
+def cache_ls(cache: CacheFolder = None, output_format: Format = "text", debug: Debug = False) -> None:
+    """List what the cache has, the oldest use first."""
+    _set_up(output_format, debug)
+    store = _store(cache, no_cache=False)
+    assert store
+    rows = store.listing()
+    if output_format == "json":
+        _print_json({"root": str(store.root), "entries": rows, "bytes": store.bytes()})
+        return
+    for row in rows:
+        print(f"{row['used']} {row['key'][:12]} {row['stage']:10} {_size(row['bytes']):>10} {row['seconds']:8.1f} s")
+    print(f"{len(rows)} entries, {_size(store.bytes())} in {store.root}")
+
+
+@cache_app.command("explain")
+def cache_explain(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="First characters of a key, see planc cache ls.")],
+    cache: CacheFolder = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Show what an entry's key is made of; planc plan says why a stage of a job misses."""
+    _set_up(output_format, debug)
+    store = _store(cache, no_cache=False)
+    assert store
+    entry = store.named(key)
+    facts = {"stage": entry.stage, "key": entry.key, "components": entry.components, "reads": entry.reads}
+    if output_format == "json":
+        _print_json({**facts, "outputs": entry.outputs})
+    else:
+        _print_tree({**facts, "outputs": entry.outputs})
+
+
+@cache_app.command("prune")
+def cache_prune(
+    max_size: Annotated[str, typer.Option("--max-size", metavar="SIZE", help="What may stay, such as 5GB.")],
+    cache: CacheFolder = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Remove what was not used for longest, until the rest is small enough."""
+    _set_up(output_format, debug)
+    from .compiler.recipe import bytes_of
+
+    store = _store(cache, no_cache=False)
+    assert store
+    removed, freed = store.prune(bytes_of(max_size))
+    if output_format == "json":
+        _print_json({"removed": removed, "freed_bytes": freed, "bytes": store.bytes()})
+    else:
+        print(f"removed {removed} entries, {_size(freed)}; {_size(store.bytes())} left in {store.root}")
+
+
+@cache_app.command("verify")
+def cache_verify(cache: CacheFolder = None, output_format: Format = "text", debug: Debug = False) -> None:
+    """Digest every file of the cache; what is damaged is removed, and the exit code is 1."""
+    _set_up(output_format, debug)
+    store = _store(cache, no_cache=False)
+    assert store
+    whole, damaged = store.verify()
+    if output_format == "json":
+        _print_json({"whole": whole, "damaged": damaged})
+    else:
+        for name in damaged:
+            print(f"damaged, and removed: {name}")
+        print(f"{whole} files are whole, {len(damaged)} were damaged, in {store.root}")
+    raise typer.Exit(1 if damaged else 0)
 
 
 @app.command()
@@ -315,6 +492,8 @@ def calibrate(
     inputs: Inputs = [],  # noqa: B006
     dims: Dims = [],  # noqa: B006
     weights: Weights = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
     time_limit: TimeLimit = 3600,
@@ -331,7 +510,12 @@ def calibrate(
     job = recipe.job(source, "null", "int8", quantization=quantization)
     with _Progress() as progress:
         made = single.calibrate_file(
-            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+            job,
+            out,
+            limits=_limits(source, time_limit, memory_limit),
+            store=_store(cache, no_cache),
+            overwrite=overwrite,
+            on_event=progress,
         )
     if output_format == "json":
         _print_json({**made, "output": str(out)})
@@ -366,6 +550,8 @@ def quantize(
     data: Data = None,
     weights: Weights = None,
     tolerance: Tolerances = [],  # noqa: B006
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,
     time_limit: TimeLimit = 3600,
@@ -386,7 +572,12 @@ def quantize(
     job = recipe.job(source, target, precision, tolerance=tolerance, quantization=quantization)
     with _Progress() as progress:
         made = single.quantize_file(
-            job, out, limits=_limits(source, time_limit, memory_limit), overwrite=overwrite, on_event=progress
+            job,
+            out,
+            limits=_limits(source, time_limit, memory_limit),
+            store=_store(cache, no_cache),
+            overwrite=overwrite,
+            on_event=progress,
         )
     if output_format == "json":
         _print_json({**made, "output": str(out)})
@@ -666,6 +857,69 @@ class _Progress:
             print(f"planc: {value}", file=sys.stderr, flush=True)
 
 
+class _Board:
+    """Tells on stderr how a build goes: a table that lives on a terminal, plain lines elsewhere."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.done = 0
+        self.now: dict[str, str] = {}
+        self.live: Any = None
+
+    def __enter__(self) -> "_Board":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), transient=True, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def event(self, name: str, kind: str, value: Any) -> None:
+        """Takes what a worker tells of the job called `name`."""
+        if kind == "note":
+            self._print(f"{name}: {value}")
+        elif kind == "stage":
+            self.now[name] = str(value)
+            self._draw()
+
+    def row(self, row: "Row") -> None:
+        """Takes the end of a job."""
+        self.done += 1
+        self.now.pop(row.id, None)
+        self._print(f"{row.id}: {row.status}{f': {row.reason}' if row.reason else ''} ({self.done}/{self.count})")
+        self._draw()
+
+    def _print(self, line: str) -> None:
+        if self.live:
+            self.live.console.print(f"planc: {line}", markup=False, highlight=False)
+        else:
+            print(f"planc: {line}", file=sys.stderr, flush=True)
+
+    def _draw(self) -> None:
+        if self.live:
+            from rich.table import Table
+
+            table = Table("job", "stage", box=None)
+            for name, stage in list(self.now.items()):
+                table.add_row(name, stage)
+            self.live.update(table)
+
+
+def _print_rows(rows: "list[Row]") -> None:
+    wide = max((len(row.id) for row in rows), default=0)
+    for row in rows:
+        told = f"{row.seconds:8.2f} s {_size(row.bytes):>10}  {_effective(dict(row.precision))}" if row.bytes else ""
+        speed = f"  {row.latency_p50_ms:.2f} ms" if row.latency_p50_ms is not None else ""
+        print(f"{row.id:{wide}}  {row.status:7} {told}{speed}{row.reason}".rstrip())
+    counts = {name: sum(row.status == name for row in rows) for name in ("built", "cached", "skipped", "failed")}
+    print(f"{len(rows)} jobs: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
+
+
 def _set_up(output_format: str, debug: bool) -> None:
     if output_format not in ("text", "json"):
         raise UsageError(f"--format {output_format!r} is unknown", hint="Write --format text or --format json")
@@ -674,6 +928,14 @@ def _set_up(output_format: str, debug: bool) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if debug:
         logging.getLogger("planc").setLevel(logging.DEBUG)
+
+
+def _store(folder: Path | None, no_cache: bool) -> "Store | None":
+    from .compiler.cache import Store, default_root
+
+    if no_cache and folder is not None:
+        raise UsageError("--cache and --no-cache exclude each other", hint="Drop one")
+    return None if no_cache else Store(folder or default_root())
 
 
 def _limits(source: "Source | None", seconds: float, memory: str | None) -> "Limits":

@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -26,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .errors import IOFailed
+from .errors import IOFailed, UsageError
 
 SCHEMA = 1
 _MOST_RECORDS = 32
 _RACY_NS = 2_000_000_000
 _READ_ONLY = 0o444
+_YOUNG_SECONDS = 600.0  # a blob of a stage that is just being kept has no entry yet
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,76 @@ class Store:
         """Returns key, components and reads of the last build of a job's stage, or None."""
         return _read_sealed(self._path("lasts", f"{_short(f'{name} {stage}')}.json"))
 
-    def entries(self) -> Iterator[Entry]:
-        """Yields all entries that can be read."""
-        for path in sorted((self.root / "entries").glob("*.json")):
+    def named(self, start: str) -> Entry:
+        """Returns the entry whose key begins with `start`.
+
+        Raises:
+            UsageError: there is none, or several.
+        """
+        found = [path.stem for path in (self.root / "entries").glob("*.json") if path.stem.startswith(start)]
+        entry = self._entry(found[0]) if len(found) == 1 else None
+        if entry is None:
+            raise UsageError(f"{len(found)} entries have keys that begin with {start!r}", hint="See planc cache ls")
+        return entry
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Returns stage, key, bytes, seconds and last use of each entry, the oldest use first."""
+        rows = []
+        for path in (self.root / "entries").glob("*.json"):
             if (entry := self._entry(path.stem)) is not None:
-                yield entry
+                used = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(path.stat().st_mtime))
+                row = {"key": entry.key, "stage": entry.stage, "bytes": entry.bytes, "seconds": entry.seconds}
+                rows.append((path.stat().st_mtime_ns, row | {"used": used}))
+        return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+    def bytes(self) -> int:
+        """Bytes of all blobs."""
+        return sum(path.stat().st_size for path in self._blobs())
+
+    def prune(self, most: int) -> tuple[int, int]:
+        """Removes entries, the longest unused first, until blobs have `most` bytes.
+
+        Returns:
+            How many entries are gone, and how many bytes.
+        """
+        before, removed = self.bytes(), 0
+        outputs = {row["key"]: self._outputs(row["key"]) for row in self.listing()}
+        uses = Counter(name for names in outputs.values() for name in names)
+        sizes = {path.name: path.stat().st_size for path in self._blobs()}
+        left = sum(size for name, size in sizes.items() if uses[name])
+        for key, names in outputs.items():
+            if left <= most:
+                break
+            self._path("entries", f"{key}.json").unlink(missing_ok=True)
+            removed += 1
+            uses.subtract(names)
+            left -= sum(sizes.get(name, 0) for name in names if not uses[name])
+        for path in self._blobs():
+            if not uses[path.name] and (path.name in uses or time.time() - path.stat().st_mtime > _YOUNG_SECONDS):
+                path.unlink(missing_ok=True)
+        return removed, before - self.bytes()
+
+    def verify(self) -> tuple[int, list[str]]:
+        """Digests all blobs, reads all entries and removes what is damaged; returns how many are whole, and those."""
+        whole = 0
+        damaged: list[str] = []
+        for path in self._blobs():
+            good = files.digest(path) == path.name
+            whole, damaged = whole + good, damaged if good else [*damaged, f"blobs/{path.name}"]
+        for kind in ("entries", "traces", "lasts", "digests"):
+            for path in sorted((self.root / kind).glob("*.json")):
+                good = _read_sealed(path) is not None
+                whole, damaged = whole + good, damaged if good else [*damaged, f"{kind}/{path.name}"]
+        for name in damaged:
+            (self.root / name).unlink(missing_ok=True)
+        return whole, damaged
+
+    def _outputs(self, key: str) -> set[str]:
+        entry = self._entry(key)
+        return {str(one["sha256"]) for one in entry.outputs.values()} if entry else set()
+
+    def _blobs(self) -> list[Path]:
+        return sorted(path for path in (self.root / "blobs").glob("*") if not path.name.startswith("."))
 
     def _path(self, kind: str, name: str) -> Path:
         return self.root / kind / name

@@ -85,14 +85,22 @@ def backend(job: Job) -> Any:
 
 def anchor(job: Job) -> Path:
     """The folder that the paths of what user code reads are relative to: a checkout may lie anywhere."""
-    place = job.source.text.rpartition(":")[0] or job.source.text
-    return Path(place).resolve().parent if Path(place).suffix else Path.cwd()
+    file = model_file(job)
+    return file.resolve().parent if file else job.source.root.resolve()
+
+
+def model_file(job: Job) -> Path | None:
+    """The file that holds the model or makes it; None for `pkg.mod:callable`."""
+    text = job.source.text
+    if text.endswith((".onnx", ".pt2", ".pt", ".pth")):
+        return Path(text)
+    place = text.rpartition(":")[0]
+    return Path(place) if place.endswith(".py") else None
 
 
 def named_files(job: Job) -> set[Path]:
     """Files that the user named, whose content is in keys whatever their path."""
-    place = job.source.text.rpartition(":")[0] or job.source.text
-    wanted = (job.source.weights, job.source.data, *job.quantization.files, *([Path(place)] if "." in place else []))
+    wanted = (model_file(job), job.source.weights, job.source.data, *job.quantization.files)
     return {path.resolve() for path in wanted if path is not None}
 
 
@@ -136,11 +144,10 @@ def _own_files() -> list[Path]:
 
 def _export(job: Job, digest: Digest) -> dict[str, Any]:
     source = job.source
-    place, _, function = source.text.rpartition(":")
-    file = Path(place or source.text)
+    file = model_file(job)
     return {
-        "model": f"{file.name}:{function}" if place else file.name,
-        "model_sha256": digest(file) if file.suffix else None,
+        "model": source.text.replace(str(file), file.name, 1) if file else source.text,
+        "model_sha256": _file(file, digest),
         "inputs": [asdict(spec) for spec in source.inputs],
         "dims": [asdict(dim) for dim in source.dims],
         "brief": source.brief,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from . import artifact, exclusions, files, keys, observe, optimize, recipe, worker
@@ -67,6 +68,7 @@ def run(
     limits: Limits,
     store: Store | None = None,
     overwrite: bool = False,
+    config: Mapping[str, Any] = MappingProxyType({}),
     on_event: Emit | None = None,
 ) -> Result:
     """Compiles `job` to an artifact at `out`: whole and verified, or not there.
@@ -77,6 +79,7 @@ def run(
         limits: of each worker.
         store: keeps what stages leave, and has what others left; None for nothing kept.
         overwrite: whether an equal artifact is written anew.
+        config: what the manifest keeps of planc.toml.
         on_event: receives the stages.
 
     Raises:
@@ -92,7 +95,7 @@ def run(
             begin = time.perf_counter()
             best, latencies, measured = _fastest(built, folder, used, limits, on_event)
             seconds = dict(best.seconds) | {_MEASURE: time.perf_counter() - begin, "total": time.perf_counter() - start}
-            manifest = artifact.manifest(best.job, best.done)
+            manifest = artifact.manifest(best.job, best.done) | ({"config": dict(config)} if config else {})
             made = tuple(dict.fromkeys((*(name for one in built for name in one.made), *measured)))
             report = {
                 "schema_version": 1,

@@ -177,7 +177,7 @@ def _do(stage: Stage, work: Work, emit: Emit) -> None:
     start = time.perf_counter()
     components = keys.components(stage.name, work.job, work.done, work.store.digest, work.skipped)
     if not _take(stage, work, components, emit):
-        waiting = partial(emit, "note", f"another build makes stage {stage.name}: waiting for it")
+        waiting = partial(emit, "note", f"another job makes stage {stage.name}: waiting for it")
         with work.store.lock(key_of(components), waiting):
             if not _take(stage, work, components, emit):
                 _make(stage, work, components, emit)

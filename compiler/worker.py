@@ -38,7 +38,7 @@ Emit = Callable[[str, Any], None]
 """Sends (kind, value) to the parent.
 
 ("stage", name) begins a stage, ("within", seconds) bounds its time, ("memory", bytes) says what the model needs, and
-("note", text) is for the user.
+("note", text) is for the user. The parent hears ("tick", None) now and then: what it raises there cancels the child.
 """
 
 _POLL_SECONDS = 0.02
@@ -181,6 +181,7 @@ def _listen(child: "subprocess.Popen[bytes]", pipe: IO[bytes], watch: "_Watch", 
         elif died:  # a process that it left behind may still hold the pipe open
             raise _death(child, watch.stage, words)
         watch.enforce()
+        on_event("tick", None)  # it may raise, to cancel
 
 
 class _Watch:

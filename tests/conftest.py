@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class Done:
     code: int
     stdout: str
     stderr: str
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each file of tests has a cache of its own, which is empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLANC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def run_planc(*words: object, cwd: Path, expect: int | None = 0, **environment: str) -> Done:

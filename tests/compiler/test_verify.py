@@ -12,7 +12,8 @@ from planc.compiler import artifact
 from planc.compiler.errors import IOFailed
 from planc.compiler.golden import Golden
 from planc.compiler.target import Precision
-from planc.compiler.verify import TOLERANCES, compare, judge, tolerance, verify, verify_artifact
+from planc.compiler.tolerance import TOLERANCES, tolerance
+from planc.compiler.verify import compare, judge, verify, verify_artifact
 
 FP32 = TOLERANCES[Precision.FP32]
 

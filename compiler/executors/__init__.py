@@ -1,0 +1,39 @@
+"""One file per executor, with `create(workers) -> Executor`: where the tasks of a build run."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..worker import Emit
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work.
+
+    Attributes:
+        name: the job's id, or a name of its own.
+        run: called with an `Emit`; it starts worker processes of its own.
+        after: names of the tasks that come first.
+        memory: bytes that it is estimated to take at its peak.
+        resources: what the machine must have, by name.
+        job: whether it is a job, and its result a `build.Row`.
+    """
+
+    name: str
+    run: Callable[[Emit], Any]
+    after: tuple[str, ...] = ()
+    memory: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    job: bool = False
+
+
+class Executor(Protocol):
+    """Runs tasks."""
+
+    def submit(self, task: Task, on_event: Emit) -> "Future[Any]":
+        """Begins a task, or queues it; the future has its result, or what it raised."""
+
+    def stop(self) -> None:
+        """Cancels what runs and what is queued."""
