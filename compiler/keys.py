@@ -64,7 +64,8 @@ def components(stage: str, job: Job, done: Done, digest: Digest, skipped: Iterab
         "build": lambda: _build(job, done, digest),
         "verify": lambda: _verify(job, done),
     }[stage]()
-    return {"stage": stage, "planc": own_digest(), **own}
+    plain: dict[str, Any] = json.loads(json.dumps({"stage": stage, "planc": own_digest(), **own}))
+    return plain
 
 
 def stages_of(job: Job) -> tuple[str, ...]:

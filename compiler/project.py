@@ -254,8 +254,9 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
         own = part.own.get(target.name, {})
         for precision in map(Precision, build["precisions"]):
             job, skipped = _job(part, source, target, precision, words, quantization)
+            whole = replace(job, source=replace(job.source, brief=False))  # one export serves every precision
             yield Entry(
-                job,
+                whole,
                 _gates(part, precision),
                 own.get("resources", {}),
                 _bytes(part, ("target", target.name, "memory"), own.get("memory")),

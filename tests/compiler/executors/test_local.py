@@ -1,0 +1,65 @@
+"""Tasks on this machine: as many as workers and memory allow, and cancelled when asked."""
+
+import threading
+import time
+from concurrent.futures import wait
+
+import pytest
+
+from planc.compiler.errors import GateFailed
+from planc.compiler.executors import Task, local
+from planc.compiler.worker import Emit
+
+
+def _nothing(_kind: str, _value: object) -> None:
+    pass
+
+
+def _most_at_once(workers: int, memory: int, needs: int) -> int:
+    executor = local.create(workers, memory)
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work(_emit: Emit) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+
+    wait([executor.submit(Task(str(number), work, memory=needs), _nothing) for number in range(6)])
+    return most
+
+
+def test_workers_and_memory_bound_what_runs_at_once() -> None:
+    assert _most_at_once(workers=3, memory=100, needs=10) == 3
+    assert _most_at_once(workers=3, memory=100, needs=60) == 1
+    assert _most_at_once(workers=3, memory=100, needs=500) == 1  # more than there is: alone
+
+
+def test_results_and_errors_come_back() -> None:
+    def fail(_emit: Emit) -> None:
+        raise GateFailed("no")
+
+    executor = local.create(1)
+    assert executor.submit(Task("a", lambda _: 7), _nothing).result() == 7
+    with pytest.raises(GateFailed):
+        executor.submit(Task("b", fail), _nothing).result()
+
+
+def test_stop_cancels_what_runs_and_what_waits() -> None:
+    started = threading.Event()
+
+    def long(emit: Emit) -> None:
+        started.set()
+        while True:
+            emit("tick", None)
+            time.sleep(0.01)
+
+    executor = local.create(1)
+    running, waiting = executor.submit(Task("a", long), _nothing), executor.submit(Task("b", long), _nothing)
+    started.wait()
+    executor.stop()
+    assert isinstance(running.exception() if not running.cancelled() else local.Stopped(), local.Stopped)
+    assert waiting.cancelled() or isinstance(waiting.exception(), local.Stopped)

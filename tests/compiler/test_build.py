@@ -1,0 +1,182 @@
+"""planc build and planc plan: what is shared is made once, what has not changed is not made again."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planc.compiler import build, project
+from planc.compiler.cache import Store
+from planc.compiler.errors import UsageError
+from planc.compiler.executors import local
+
+Write = Callable[..., Path]
+
+TOML = """
+[model.one]
+source = "one.onnx"
+dims = { n = "1..4@2" }
+calibration = "calib.npz"
+[model.two]
+source = "two.onnx"
+dims = { n = "1..4@2" }
+calibration = "calib.npz"
+[[build]]
+models = ["one", "two"]
+targets = ["onnxruntime-cpu", "null"]
+precisions = ["fp32", "int8"]
+"""
+GRAPH = """<ir_version: 8, opset_import: ["": 18]>
+g (float[n,64] x) => (float[n,16] y) {
+  a = MatMul(x, w)
+  r = Relu(a)
+  y = MatMul(r, v)
+}"""
+
+
+def _model(onnx_file: Write, path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    w, v = rng.standard_normal((64, 32), dtype=np.float32), rng.standard_normal((32, 16), dtype=np.float32)
+    onnx_file(path, GRAPH, w=w, v=v)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Write) -> Path:
+    """A project of eight jobs; tests run in order and share its cache."""
+    folder = tmp_path_factory.mktemp("site")
+    _model(onnx_file, folder / "one.onnx", 1)
+    _model(onnx_file, folder / "two.onnx", 2)
+    np.savez(folder / "calib.npz", x=np.random.default_rng(3).standard_normal((16, 64), dtype=np.float32))
+    (folder / "planc.toml").write_text(TOML)
+    return folder
+
+
+def _build(site: Path, only: tuple[str, ...] = (), **words: Any) -> list[build.Row]:
+    read = project.load(site / "planc.toml")
+    entries = project.select(read.jobs, only)
+    return build.run(read, entries, store=Store(site / "cache"), executor=local.create(2), **words)
+
+
+def _count(site: Path) -> Counter[str]:
+    return Counter(row["stage"] for row in Store(site / "cache").listing())
+
+
+def test_a_plan_says_what_is_to_build_and_runs_nothing(site: Path) -> None:
+    planned = build.plan(project.load(site / "planc.toml").jobs, Store(site / "cache"))
+    assert [one["job"] for one in planned][:2] == ["one-onnxruntime-cpu-fp32", "one-onnxruntime-cpu-int8"]
+    assert {row["state"] for one in planned for row in one["stages"]} == {"build"}
+    assert planned[0]["stages"][0]["why"] == "never built here"
+    assert planned[0]["stages"][1]["why"] == "export comes first"
+    assert not (site / "cache" / "entries").exists()
+
+
+def test_a_matrix_makes_what_is_shared_once(site: Path) -> None:
+    rows = _build(site)
+    assert {row.status for row in rows} == {"built"}
+    assert build.exit_code(rows) == 0
+    counts = _count(site)
+    assert counts["export"] == 2
+    assert counts["optimize"] == 4  # INT8 keeps where nodes come from
+    assert counts["calibrate"] == 2
+    assert counts["lower"] == 4
+    assert counts["build"] == counts["verify"] == 8
+    manifest = json.loads((site / "out" / "one-onnxruntime-cpu-int8" / "manifest.json").read_text())
+    assert manifest["job"]["id"] == "one-onnxruntime-cpu-int8"
+    assert manifest["config"]["model"]["calibration"] == "calib.npz"
+
+
+def test_nothing_to_do_makes_nothing_and_changes_no_file(site: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*") if path.is_file()}
+    rows = _build(site)
+    assert {row.status for row in rows} == {"cached"}
+    assert not any(row.made for row in rows)
+    assert {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*") if path.is_file()} == before
+    planned = build.plan(project.load(site / "planc.toml").jobs, Store(site / "cache"))
+    assert {row["state"] for one in planned for row in one["stages"]} == {"cached"}
+
+
+def test_nothing_to_do_imports_nothing_heavy(site: Path, python: Callable[..., str]) -> None:
+    code = """
+import sys
+from planc import cli
+sys.argv = ["planc", "build", "--cache", "cache", "--format", "json"]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+print(sorted({"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "numpy", "tensorrt_rtx"} & set(sys.modules)))
+"""
+    said = python(code, cwd=site)
+    assert said.splitlines()[-1] == "[]"
+    assert {row["status"] for row in json.loads(said.rpartition("[")[0])["jobs"]} == {"cached"}
+
+
+def test_a_removed_artifact_comes_back_from_the_cache(site: Path) -> None:
+    folder = site / "out" / "one-onnxruntime-cpu-fp32"
+    before = (folder / "manifest.json").read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    (row,) = _build(site, ("one-onnxruntime-cpu-fp32",))
+    assert row.made == ()
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_a_changed_model_builds_its_own_jobs_only_and_says_why(site: Path, onnx_file: Write) -> None:
+    _model(onnx_file, site / "two.onnx", 4)
+    planned = build.plan(project.load(site / "planc.toml").jobs, Store(site / "cache"))
+    todo = [one for one in planned if any(row["state"] == "build" for row in one["stages"])]
+    assert {one["job"].partition("-")[0] for one in todo} == {"two"}
+    assert todo[0]["stages"][0]["why"].startswith("model_sha256: ")
+    rows = _build(site)
+    assert {row.id.partition("-")[0] for row in rows if row.made} == {"two"}
+    assert _count(site)["export"] == 3
+
+
+def test_a_failing_job_stops_no_other_and_gives_the_exit_code(site: Path) -> None:
+    (site / "broken.onnx").write_bytes(b"no model")
+    text = TOML.replace('source = "two.onnx"', 'source = "broken.onnx"').replace('"two"]', '"two"]\noutput = "other"')
+    (site / "broken.toml").write_text(text)
+    read = project.load(site / "broken.toml")
+    rows = build.run(read, read.jobs, store=Store(site / "cache"), executor=local.create(2))
+    assert {row.id.partition("-")[0]: row.status for row in rows} == {"one": "cached", "two": "failed"}
+    assert build.exit_code(rows) == UsageError.exit_code
+    assert "broken.onnx" in next(row.reason for row in rows if row.status == "failed")
+    rows = build.run(read, read.jobs, store=Store(site / "cache"), executor=local.create(1), fail_fast=True)
+    assert Counter(row.status for row in rows)["skipped"] > 0
+    assert build.exit_code(rows) == UsageError.exit_code
+
+
+def test_builds_at_once_make_each_stage_once(site: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("planc")), "build", "--cache", str(tmp_path / "fresh")]
+    command += ["--only", "one-*-fp32", "--format", "json", "-j", "2"]
+    sets = [["--set", f"output={json.dumps(str(tmp_path / f'out{number}'))}"] for number in range(3)]
+    running = [subprocess.Popen([*command, *more], cwd=site, stdout=subprocess.PIPE, text=True) for more in sets]
+    documents = [json.loads(one.communicate(timeout=300)[0]) for one in running]
+    assert [one.returncode for one in running] == [0, 0, 0]
+    made = Counter(stage for one in documents for row in one["jobs"] for stage in row["made"])
+    assert made["build"] == made["verify"] == 2
+    manifests = [
+        (tmp_path / f"out{number}" / "one-null-fp32" / "manifest.json").read_text().replace(f"out{number}", "out")
+        for number in range(3)
+    ]
+    assert len(set(manifests)) == 1
+    assert Store(tmp_path / "fresh").verify()[1] == []
+
+
+def test_a_plan_is_drawn(site: Path) -> None:
+    planned = build.plan(project.load(site / "planc.toml").jobs, Store(site / "cache"))
+    dot = build.drawn(planned, "dot")
+    assert dot.startswith("digraph plan {")
+    assert dot.count('"export cached"') == 2
+    assert "one-onnxruntime-cpu-int8" in build.drawn(planned, "mermaid")
+
+
+def test_differences_name_the_leaf() -> None:
+    old = {"versions": {"onnx": "1.0"}, "inputs": [1]}
+    assert list(build.differences(old, {"versions": {"onnx": "1.1"}, "inputs": [1]})) == ["versions.onnx: 1.0 -> 1.1"]
