@@ -45,7 +45,7 @@ def test_exactly_the_package_ships(wheel: zipfile.ZipFile, repository: Path) -> 
         path.relative_to(repository)
         for folder in FOLDERS
         for path in (repository / folder).rglob("*")
-        if path.suffix in (".py", ".toml")
+        if path.suffix in (".py", ".toml", ".json")
     ]
     expected = {"__init__.py", "cli.py", "py.typed", *map(str, sources)}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
