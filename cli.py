@@ -563,7 +563,7 @@ def bench(
     """Measure artifacts side by side: latency, throughput, cold start, memory; gates for CI."""
     _set_up(output_format, debug)
     from .compiler import bench as benchmark
-    from .compiler import gates, worker
+    from .compiler import figures, gates
 
     if schema:
         print(benchmark.SCHEMA.read_text(), end="")
@@ -582,17 +582,17 @@ def bench(
     )  # fmt: skip
     with _Progress() as progress:
         limits = _limits(None, time_limit, memory_limit)
-        document = worker.call(benchmark.run, plan, limits=limits, on_event=progress)
+        document = benchmark.run(plan, limits=limits, on_event=progress)
     if out is not None:
         benchmark.write(out, document)
     if output_format == "json":
         _print_json(document)
     else:
-        _print_table(benchmark.HEADERS, benchmark.table(document))
-        for line in benchmark.told(document):
+        _print_table(figures.HEADERS, figures.table(document))
+        for line in figures.told(document):
             print(line)
-    rows = benchmark.rows(document)
-    _write_results("planc bench", rows, junit, markdown, github, benchmark.HEADERS, benchmark.table(document))
+    rows = figures.rows(document)
+    _write_results("planc bench", rows, junit, markdown, github, figures.HEADERS, figures.table(document))
     _fail_gates([f"{row.name}: {row.message}" for row in rows if row.status == "failed"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from planc.compiler import bench, gates
+from planc.compiler.worker import Limits
 
 from .common import PLANC, ROOT, print_table
 
@@ -64,7 +65,7 @@ def trial(processes: int, seconds: float) -> dict[str, Any]:
         processes=processes,
         seconds=seconds,
     )
-    document = bench.run(plan, emit=lambda _kind, _value: None)
+    document = bench.run(plan, limits=Limits())
     failed = {row["name"].partition(" ")[0] for row in document["gates"] if row["status"] == "failed"}
     return {
         "others_share": document["machine"]["others_share"],

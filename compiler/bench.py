@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, subjects
+from . import host, subjects, worker
 from ._subject import Setting, Subject
 from .errors import UsageError, did_you_mean
-from .gates import Figures, Gates, judge, share, sure
-from .results import Row
+from .gates import Figures, Gates, judge, share
 from .shapes import Dim, parse_dim
-from .worker import Emit
+from .worker import Emit, Limits
 
 if TYPE_CHECKING:
     from .bootstrap import Estimate
@@ -135,12 +134,24 @@ class Plan:
     gates: Gates = field(default_factory=Gates)
 
 
-def run(plan: Plan, *, emit: Emit) -> dict[str, Any]:
-    """Measures everything and returns the document that `bench.schema.json` describes (in a worker).
+def run(plan: Plan, *, limits: Limits, on_event: Emit | None = None) -> dict[str, Any]:
+    """Measures everything and returns the document that `bench.schema.json` describes.
 
     Raises:
         UsageError: the inputs do not fit, or the baseline does not.
         PlancError: a subject cannot be loaded or run here.
+    """
+    with tempfile.TemporaryDirectory(prefix="planc-bench-") as folder:  # here: a worker that is killed removes nothing
+        return worker.call(measure, plan, Path(folder), limits=limits, on_event=on_event)
+
+
+def measure(plan: Plan, folder: Path, *, emit: Emit) -> dict[str, Any]:
+    """Measures everything (in a worker).
+
+    Args:
+        plan: what, and how.
+        folder: for inputs; empty.
+        emit: hears of the progress.
     """
     from . import files, rounds
 
@@ -151,11 +162,11 @@ def run(plan: Plan, *, emit: Emit) -> dict[str, Any]:
     setting = Setting(plan.threads or len(plan.cores), plan.cores)
     than = {one.name: _earlier(one, plan) for one in plan.subjects if one.name != plan.against}
     watched: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="planc-bench-") as folder, rounds.watching(watched):
-        path = Path(folder, "inputs.npz")
+    with rounds.watching(watched):
+        path = folder / "inputs.npz"
         files.save_arrays(path, arrays)
         found = rounds.measure(plan.subjects, setting, path, seconds=plan.seconds, processes=plan.processes, emit=emit)
-        rates = _rates(plan, sweep, arrays, kept, Path(folder), emit)
+        rates = _rates(plan, sweep, arrays, kept, folder, emit)
         losses = _losses(plan, setting, path)
     entries = {one.name: _entry(one, plan, found[one.name], rates[one.name]) for one in plan.subjects}
     comparisons, speedups = _comparisons(plan, found, than)
@@ -174,6 +185,7 @@ def run(plan: Plan, *, emit: Emit) -> dict[str, Any]:
         },
         "subjects": list(entries.values()),
         "comparisons": comparisons,
+        "notes": _notes(plan, arrays, entries, watched["others_share"]),
         "gates": [asdict(row) for row in rows],
     }  # fmt: skip
 
@@ -240,81 +252,6 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(document, indent=1) + "\n")
 
 
-def rows(document: Mapping[str, Any]) -> list[Row]:
-    """Returns the gates of a document."""
-    return [Row(**row) for row in document["gates"]]
-
-
-HEADERS = ("", "p50 ms", "p90", "p95", "p99", "mean", "least", "stdev", "per s", "cold start ms", "peak MB", "files MB")
-
-
-def table(document: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the figures of each subject, by HEADERS; the half width of the interval stands beside the median."""
-    made = []
-    for one in document["subjects"]:
-        low, high = one["latency_p50_ms_interval"]
-        quantiles = [one[f"latency_{name}_ms"] for name in ("p90", "p95", "p99", "mean", "min", "stdev")]
-        made.append(
-            [
-                one["name"],
-                f"{one['latency_p50_ms']:.3g} ({low:.3g} to {high:.3g})",
-                *(f"{value:.3g}" for value in quantiles),
-                f"{one['throughput_per_s']:.4g}",
-                f"{one['cold_start_ms']:.0f}",
-                f"{one['peak_rss_bytes'] / 1e6:.0f}",
-                "" if one["size_bytes"] is None else f"{one['size_bytes'] / 1e6:.3g}",
-            ]
-        )
-    return made
-
-
-def told(document: Mapping[str, Any]) -> list[str]:
-    """Returns the lines below the table: comparisons, throughput, cost, gates, and what makes the figures less sure."""
-    level = f"{document['settings']['confidence']:.4g}"
-    lines = [_of_start(one) for one in document["subjects"]]
-    for one in document["comparisons"]:
-        low, high = one["speedup_interval"]
-        apart = (
-            "" if one["in_turns"] else "; not measured at one time, so less sure than it looks: --against ART is better"
-        )
-        certain = sure(max(one["faster_probability"], 1 - one["faster_probability"]))
-        verdict = "no difference is proven" if low <= 1 <= high else f"{certain} sure"
-        what = f"{one['name']} is {one['speedup']:.3f}x as fast as {one['against']}"
-        lines.append(f"{what} ({low:.3f} to {high:.3f}): {verdict}{apart}")
-    for one in document["subjects"]:
-        for rate in one["throughput"]:
-            low, high = rate["throughput_per_s_interval"]
-            at = f"{rate['dimension']}={rate['size']}, " if rate["dimension"] else ""
-            how = f"{rate['streams']} stream(s) of {rate['threads']} thread(s)"
-            cost = "" if rate["cost_per_1000"] is None else f", {rate['cost_per_1000']:.3g} per 1,000"
-            lines.append(
-                f"{one['name']} at {at}{how}: {rate['throughput_per_s']:.4g} per s ({low:.4g} to {high:.4g}){cost}"
-            )
-        if one["cost_per_1000"] is not None:
-            lines.append(f"{one['name']}: {one['cost_per_1000']:.3g} per 1,000 calls, one at a time")
-        if one["energy_per_inference_mj"] is not None:
-            lines.append(
-                f"{one['name']}: {one['energy_per_inference_mj']:.3g} mJ per inference, with all that ran beside it"
-            )
-    reasons = {one["energy_reason"] for one in document["subjects"]} - {""}
-    lines += [f"energy: not measured, {reason}" for reason in reasons if document["settings"]["price_per_hour"]]
-    lines += [f"{row.status}: {row.name}: {row.message}" for row in rows(document)]
-    if (others := document["machine"]["others_share"]) > _MUCH:
-        lines.append(
-            f"other work took {others:.0%} of the cores meanwhile: intervals are wider than on a quiet machine"
-        )
-    count = document["settings"]["processes"]
-    alone = ", which says nothing of how processes differ" if count == 1 else ""
-    return [*lines, f"intervals hold with probability {level}; {count} process{'es' * (count > 1)} each{alone}"]
-
-
-def _of_start(one: Mapping[str, Any]) -> str:
-    process, load, first = (one[f"cold_{step}_ms"] for step in ("process", "load", "first_run"))
-    steps = f"process {process:.0f}, load {load:.0f}, first run {first:.3g}"
-    warm = f"{one['calls']} calls measured, {one['warm_up_calls']} before"
-    return f"{one['name']}: cold start {one['cold_start_ms']:.0f} ms ({steps}); {warm}"
-
-
 def read_baseline(path: Path) -> dict[str, Any]:
     """Reads what `planc bench --format json` or `-o` wrote.
 
@@ -377,6 +314,36 @@ def _comparisons(
     if not plan.against and plan.baseline is None:
         judged = {}
     return listed, judged
+
+
+def _notes(
+    plan: Plan, arrays: "Mapping[str, Any]", entries: Mapping[str, Mapping[str, Any]], others_share: float
+) -> list[str]:
+    """What makes the figures less sure than they look, one line each."""
+    notes = []
+    if plan.baseline is not None:
+        machine, settings = plan.baseline["machine"], plan.baseline["settings"]
+        pairs = {
+            "CPU": (machine["cpu"], host.cpu_name()),
+            "number of cores": (machine["cores"], host.cores()),
+            "--threads": (settings["threads"], plan.threads or None),
+            "--pin": (settings["cores"], list(plan.cores) or None),
+            "shapes": (settings["shapes"], {name: list(array.shape) for name, array in arrays.items()}),
+        }
+        notes += [
+            f"the baseline has another {what}: {old}, not {new}" for what, (old, new) in pairs.items() if old != new
+        ]
+        notes += ["the baseline was measured at another time: --against an artifact compares in turns"]
+    for name, entry in entries.items():
+        if entry["stable_processes"] < plan.processes:
+            count = plan.processes - entry["stable_processes"]
+            notes.append(f"{name} did not settle while it warmed up, in {count} of {plan.processes} processes")
+    if others_share > _MUCH:
+        share = f"{others_share:.0%}"
+        notes.append(f"other work took {share} of the cores meanwhile: intervals are wider than on a quiet machine")
+    if plan.processes == 1:
+        notes.append("one process each says nothing of how processes differ: --processes 10")
+    return notes
 
 
 def _figures(

@@ -271,12 +271,22 @@ def main() -> None:
                 if setting.cores:
                     os.sched_setaffinity(0, setting.cores)
                 player, result = _begin(subject, setting, inputs, born)
+                _die_with_parent()
             else:
                 result = getattr(player, name)(*args)
             answer: tuple[str, Any] = ("done", result)
         except BaseException as error:
             answer = ("error", _told(error))
         send(answers, answer)
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel to kill this process when its conductor dies (Linux): one that is stopped sees no closed pipe."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig, sigkill = 1, 9
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, sigkill)
 
 
 def _told(error: BaseException) -> tuple[str, str, str]:

@@ -11,9 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from planc.compiler import bench
+from planc.compiler import bench, figures
 from planc.compiler.errors import UsageError
 from planc.compiler.gates import Gates
+from planc.compiler.worker import Limits
 
 
 def test_summary_by_hand() -> None:
@@ -58,7 +59,7 @@ def document(ort_artifact: Path, openvino_artifact: Path, workshop: Path) -> dic
         threads=1, seconds=0.2, processes=1, price=3.6,
         gates=Gates(max_p99_ms=1e-6, max_size_bytes=10**9, max_drop=("cosine=0.01",)),
     )  # fmt: skip
-    return bench.run(plan, emit=lambda _kind, _value: None)
+    return bench.run(plan, limits=Limits())
 
 
 def test_the_document_keeps_to_the_published_schema(document: dict[str, Any]) -> None:
@@ -105,16 +106,16 @@ def test_all_are_compared_with_what_the_user_says(document: dict[str, Any]) -> N
             other["latency_p50_ms"] / by_name[one["name"]]["latency_p50_ms"], rel=0.5
         )
         assert one["in_turns"]
-    told = "\n".join(bench.told(document))
+    told = "\n".join(figures.told(document))
     assert "onnxruntime-cpu is " in told
     assert " at batch=4, 2 stream(s) of 1 thread(s): " in told
     assert "1 process each" in told
-    assert len(bench.table(document)) == 3
-    assert all(len(line) == len(bench.HEADERS) for line in bench.table(document))
+    assert len(figures.table(document)) == 3
+    assert all(len(line) == len(figures.HEADERS) for line in figures.table(document))
 
 
 def test_gates_judge_all_but_the_other(document: dict[str, Any]) -> None:
-    assert [(row.name.split()[0], row.name.split()[1], row.status) for row in bench.rows(document)] == [
+    assert [(row.name.split()[0], row.name.split()[1], row.status) for row in figures.rows(document)] == [
         (name, gate, status)
         for name in ("onnxruntime-cpu", "openvino-cpu")
         for gate, status in (("--max-p99", "failed"), ("--max-size", "passed"), ("--max-drop", "passed"))
@@ -153,6 +154,7 @@ def test_a_failed_gate_is_exit_code_1_and_told_everywhere(
     assert (one["against"], one["in_turns"]) == ("the baseline", False)
     assert one["speedup"] < 0.5
     assert document["gates"][0]["status"] == "failed"
+    assert any("the baseline was measured at another time" in note for note in document["notes"])
 
 
 def test_runs_of_user_code_and_runtimes_fail_by_name(

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,13 @@ def inputs(tmp_path: Path, image: np.ndarray) -> Path:
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return _state(pid) != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_measured_in_turns_in_processes_of_their_own(ort_artifact: Path, openvino_artifact: Path, inputs: Path) -> None:
@@ -64,6 +73,25 @@ def test_the_death_of_a_player_is_told(ort_artifact: Path, inputs: Path) -> None
         part.process.send_signal(signal.SIGKILL)
         with pytest.raises(WorkerDied, match="onnxruntime-cpu was killed by SIGKILL while it was measured"):
             part.turn("block", 3)
+
+
+def test_a_stopped_player_dies_with_its_conductor(ort_artifact: Path, inputs: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from planc.compiler import rounds, subjects
+from planc.compiler._subject import Setting
+with rounds.stage(subjects.find([sys.argv[1]]), Setting(threads=1), Path(sys.argv[2])) as parts:
+    print([part.process.pid for part in parts.values()][0], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, ort_artifact, inputs], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 5
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(pid)
 
 
 def test_errors_of_a_player_keep_their_class(workshop: Path, inputs: Path) -> None:
