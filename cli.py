@@ -11,10 +11,13 @@ import typer
 from .compiler.errors import EXIT_CODES, BuildFailed, PlancError, UsageError, one_line
 
 if TYPE_CHECKING:
-    from .compiler.build import Row
+    from collections.abc import Sequence
+
+    from .compiler.build import Outcome
     from .compiler.cache import Store
     from .compiler.parity import Check
     from .compiler.recipe import Source
+    from .compiler.results import Row
     from .compiler.worker import Emit, Limits
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -227,6 +230,9 @@ def build(
     require: RequireJobs = [],  # noqa: B006
     jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", help="Jobs at once; 0 for one per core.")] = 0,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more jobs after one has failed.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE.xml", help="Jobs as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE.md", help="A summary.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations and job summary of GitHub Actions.")] = False,
     cache: CacheFolder = None,
     overwrite: Overwrite = False,
     output_format: Format = "text",
@@ -256,6 +262,7 @@ def build(
             on_event=board.event,
         )
     code = builder.exit_code(rows)
+    _write_results("planc build", builder.results(rows), junit, markdown, github, builder.HEADERS, builder.table(rows))
     if output_format == "json":
         _print_json({"jobs": [vars(row) for row in rows], "exit_code": code})
     else:
@@ -717,6 +724,113 @@ def run(
 
 
 @app.command()
+def bench(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="ART|ONNX...", help="Artifacts and ONNX files, measured in turns.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option("--against", metavar="WHAT", help="An artifact, ONNX file or torch:file.py:callable.")
+    ] = "",
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE.json", help="An earlier result to compare with.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Inputs, in place of golden.npz.")
+    ] = None,
+    dims: Dims = [],  # noqa: B006
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="SIZES", help="Throughput at 1,4,8 of batch, or at seq=32,64.")
+    ] = "",
+    streams: Annotated[
+        str, typer.Option("--streams", metavar="NUMBERS", help="Throughput of 1,2,... sessions at once.")
+    ] = "",
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Threads of each inference.")] = 0,
+    pin: Annotated[str, typer.Option("--pin", metavar="CORES", help="Use these cores only, such as 0,1.")] = "",
+    seconds: Annotated[float, typer.Option("--seconds", help="For the rounds of latency, starts apart.")] = 10.0,
+    processes: Annotated[int, typer.Option("--processes", metavar="N", help="New processes of each.")] = 10,
+    confidence: Annotated[str, typer.Option("--confidence", help="Of intervals, and so of gates.")] = "99%",
+    price: Annotated[
+        float | None, typer.Option("--price", metavar="AMOUNT", help="Of the machine per hour: cost per 1,000.")
+    ] = None,
+    max_p99: Annotated[str, typer.Option("--max-p99", metavar="TIME", help="Gate: 5ms.")] = "",
+    min_speedup: Annotated[str, typer.Option("--min-speedup", metavar="FACTOR", help="Gate: 2x.")] = "",
+    max_regression: Annotated[str, typer.Option("--max-regression", metavar="SHARE", help="Gate: 5%.")] = "",
+    max_size: Annotated[str, typer.Option("--max-size", metavar="SIZE", help="Gate on the files: 20MB.")] = "",
+    max_rss: Annotated[str, typer.Option("--max-rss", metavar="SIZE", help="Gate on the peak memory: 500MB.")] = "",
+    max_drop: Annotated[
+        list[str], typer.Option("--max-drop", metavar="METRIC=VALUE", help="Gate on golden data: cosine=0.005.")
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.json", help="Write the JSON document, too.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE.xml", help="Gates as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE.md", help="A summary.")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations and job summary of GitHub Actions.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the result.")] = False,
+    time_limit: TimeLimit = 3600,
+    memory_limit: MemoryLimit = None,
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Measure artifacts side by side: latency, throughput, cold start, memory; gates for CI."""
+    _set_up(output_format, debug)
+    from .compiler import bench as benchmark
+    from .compiler import figures, gates
+
+    if schema:
+        print(benchmark.SCHEMA.read_text(), end="")
+        return
+    if not models:
+        raise UsageError(
+            "nothing to measure", hint="planc bench out/net, or planc bench a b --against torch:net.py:net"
+        )
+    bounds = gates.gates(
+        max_p99=max_p99, min_speedup=min_speedup, max_regression=max_regression, max_size=max_size, max_rss=max_rss,
+        max_drop=max_drop,
+    )  # fmt: skip
+    plan = benchmark.plan(
+        models, gates=bounds, against=against, baseline=baseline, dims=dims, data=data, batch=batch, streams=streams,
+        threads=threads, pin=pin, seconds=seconds, processes=processes, confidence=confidence, price=price,
+    )  # fmt: skip
+    with _Progress() as progress:
+        limits = _limits(None, time_limit, memory_limit)
+        document = benchmark.run(plan, limits=limits, on_event=progress)
+    if out is not None:
+        benchmark.write(out, document)
+    if output_format == "json":
+        _print_json(document)
+    else:
+        _print_table(figures.HEADERS, figures.table(document))
+        for line in figures.told(document):
+            print(line)
+    rows = figures.rows(document)
+    _write_results("planc bench", rows, junit, markdown, github, figures.HEADERS, figures.table(document))
+    _fail_gates([f"{row.name}: {row.message}" for row in rows if row.status == "failed"])
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.")],
+    new: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    output_format: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Compare two artifacts: graph, precision, size, latency, accuracy, tools. Exit code 1 where they differ."""
+    _set_up(output_format, debug)
+    from .compiler import difference, worker
+
+    found = worker.call(difference.compare, old, new, limits=_limits(None, 600, None))
+    if output_format == "json":
+        _print_json(found)
+    else:
+        for line in difference.lines(found):
+            print(line)
+    if not found["same"]:
+        print(f"planc: {old} and {new} differ in {', '.join(found['differs'])}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="ART|ONNX", help="An artifact's folder or an ONNX file.")],
     output_format: Format = "text",
@@ -887,7 +1001,7 @@ class _Board:
             self.now[name] = str(value)
             self._draw()
 
-    def row(self, row: "Row") -> None:
+    def row(self, row: "Outcome") -> None:
         """Takes the end of a job."""
         self.done += 1
         self.now.pop(row.id, None)
@@ -910,7 +1024,7 @@ class _Board:
             self.live.update(table)
 
 
-def _print_rows(rows: "list[Row]") -> None:
+def _print_rows(rows: "list[Outcome]") -> None:
     wide = max((len(row.id) for row in rows), default=0)
     for row in rows:
         told = f"{row.seconds:8.2f} s {_size(row.bytes):>10}  {_effective(dict(row.precision))}" if row.bytes else ""
@@ -1011,6 +1125,52 @@ def _print_layers(layers: list[dict[str, Any]]) -> None:
             f"{one['decision']}{': ' if one['reason'] else ''}{one['reason']}",
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _print_table(headers: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(headers[0], box=box.SIMPLE_HEAD)
+    for header in headers[1:]:
+        table.add_column(header, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+
+
+def _write_results(
+    title: str,
+    rows: "Sequence[Row]",
+    junit: Path | None,
+    markdown: Path | None,
+    github: bool,
+    headers: "Sequence[str]" = (),
+    table: "Sequence[Sequence[str]]" = (),
+) -> None:
+    """Writes rows as other programs want them; annotations go to stderr, which GitHub reads, too."""
+    from .compiler import results
+    from .compiler.files import write_text
+
+    summary = results.markdown(title, headers, table, rows)
+    if junit is not None:
+        write_text(junit, results.junit(title, rows))
+    if markdown is not None:
+        write_text(markdown, summary)
+    if github:
+        for line in results.annotations(title, rows):
+            print(line, file=sys.stderr)
+        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(summary)
+
+
+def _fail_gates(reasons: list[str]) -> None:
+    if reasons:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        print(f"planc: {one_line(reasons[0])}{more}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _print_change(name: str, before: object, after: object) -> None:

@@ -4,7 +4,7 @@ import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy", "plans", "builder", "verdicts")
+TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy", "plans", "builder", "verdicts", "honesty")
 
 
 def main() -> None:
@@ -56,6 +56,10 @@ def main() -> None:
         from . import verdicts
 
         verdicts.main()
+    if "honesty" in chosen:
+        from . import honesty
+
+        honesty.main()
 
 
 if __name__ == "__main__":

@@ -3,16 +3,13 @@
 OpenMP threads (torch) wait for each other actively: on a machine with other work they lose far more than their share.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from planc.compiler import host
 from planc.compiler.bench import interleaved
 
 MOST_OTHERS = 0.05
-_STAT = Path("/proc/stat")
 
 
 def quiet(
@@ -41,15 +38,7 @@ def quiet(
 
 def others(measure: Callable[[], dict[str, list[float]]]) -> tuple[float, dict[str, list[float]]]:
     """Runs `measure`; returns the share of the cores that others took meanwhile, and its result."""
-    begin, busy, own = time.monotonic(), busy_seconds(), time.process_time()
+    begin, busy, own = time.monotonic(), host.busy_seconds(), time.process_time()
     result = measure()
-    wall, busy, own = time.monotonic() - begin, busy_seconds() - busy, time.process_time() - own
+    wall, busy, own = time.monotonic() - begin, host.busy_seconds() - busy, time.process_time() - own
     return max(0.0, busy - own) / (wall * host.cores()), result
-
-
-def busy_seconds() -> float:
-    """CPU time of all processes since the start, with what the hypervisor took; 0 where the system does not tell."""
-    if not _STAT.exists():
-        return 0.0
-    user, nice, system, _idle, _wait, irq, soft_irq, steal = map(int, _STAT.read_text().split()[1:9])
-    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")

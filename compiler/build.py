@@ -14,10 +14,11 @@ from typing import Any
 
 from . import cache, keys, observe, pipeline, recipe, stages
 from .cache import Store
-from .errors import PlancError
+from .errors import GateFailed, PlancError
 from .executors import Executor, Task
 from .project import Entry, Project
 from .recipe import Job
+from .results import Row
 from .target import Precision
 from .worker import Emit, Limits
 
@@ -27,7 +28,7 @@ _GRAPH_BYTES = 768 << 20
 
 
 @dataclass(frozen=True)
-class Row:
+class Outcome:
     """What became of a job.
 
     Attributes:
@@ -55,7 +56,9 @@ class Row:
     out: str = ""
 
 
-OnRow = Callable[[Row], None]
+HEADERS = ("job", "status", "seconds", "MB to deploy")
+
+OnRow = Callable[[Outcome], None]
 OnEvent = Callable[[str, str, Any], None]
 """Receives (job id, kind, value) of what a job's worker tells."""
 
@@ -70,7 +73,7 @@ def run(
     fail_fast: bool = False,
     on_row: OnRow = lambda _: None,
     on_event: OnEvent = lambda *_: None,
-) -> list[Row]:
+) -> list[Outcome]:
     """Builds jobs and returns one row for each, in their order. A job that fails does not stop others.
 
     Args:
@@ -83,9 +86,9 @@ def run(
         on_row: receives each row when it is known.
         on_event: receives what workers tell.
     """
-    rows: dict[str, Row] = {}
+    rows: dict[str, Outcome] = {}
 
-    def finish(row: Row) -> None:
+    def finish(row: Outcome) -> None:
         rows[row.id] = row
         on_row(row)
 
@@ -93,7 +96,7 @@ def run(
     running: dict[Future[Any], Task] = {}
     for entry in entries:
         if entry.skipped:
-            finish(Row(entry.id, "skipped", reason=entry.skipped, out=str(entry.out)))
+            finish(Outcome(entry.id, "skipped", reason=entry.skipped, out=str(entry.out)))
     try:
         while waiting or running:
             for task in _ready(waiting, running.values()):
@@ -105,13 +108,13 @@ def run(
                 try:
                     result = future.result()
                 except PlancError as error:
-                    result = Row(task.name, "failed", reason=str(error), exit_code=error.exit_code)
+                    result = Outcome(task.name, "failed", reason=str(error), exit_code=error.exit_code)
                 if task.job:
                     finish(result)
             if fail_fast and any(row.status == "failed" for row in rows.values()):
                 for task in waiting.values():
                     if task.job:
-                        finish(Row(task.name, "skipped", reason="another job failed, and --fail-fast says to stop"))
+                        finish(Outcome(task.name, "skipped", reason="another job failed, and --fail-fast says to stop"))
                 waiting.clear()
     finally:
         executor.stop()
@@ -181,7 +184,7 @@ def share(job: Job, names: tuple[str, ...], limits: Limits, store: Store, on_eve
         pipeline.through(job, Path(place) / "work", store, names, limits=limits, on_event=on_event)
 
 
-def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_event: Emit) -> Row:
+def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_event: Emit) -> Outcome:
     """Builds one job.
 
     Raises:
@@ -193,7 +196,7 @@ def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_ev
     )
     manifest = result.artifact.manifest
     latency = result.report["latency"].get(manifest["job"]["target"], {}).get("latency_p50_ms")
-    return Row(
+    return Outcome(
         entry.id,
         "built" if result.made or result.status == "replaced" else "cached",
         round(time.perf_counter() - start, 3),
@@ -215,9 +218,28 @@ def needs(job: Job) -> int:
     return (_TORCH_BYTES if job.source.frontend == "torch" else _GRAPH_BYTES) + 4 * weights
 
 
-def exit_code(rows: Sequence[Row]) -> int:
+def exit_code(rows: Sequence[Outcome]) -> int:
     """The worst exit code of the jobs: the highest."""
     return max((row.exit_code for row in rows), default=0)
+
+
+def results(rows: Sequence[Outcome]) -> list[Row]:
+    """The jobs as other programs want them: one that a gate refused has failed, any other error is an error."""
+    states = {"built": "passed", "cached": "passed", "skipped": "skipped"}
+    return [
+        Row(
+            row.id,
+            states.get(row.status) or ("failed" if row.exit_code == GateFailed.exit_code else "error"),
+            row.seconds,
+            row.reason,
+        )
+        for row in rows
+    ]
+
+
+def table(rows: Sequence[Outcome]) -> list[list[str]]:
+    """The jobs as lines of a table, under HEADERS."""
+    return [[row.id, row.status, f"{row.seconds:.2f}", f"{row.bytes / 1e6:.2f}"] for row in rows]
 
 
 def plan(entries: Sequence[Entry], store: Store) -> list[dict[str, Any]]:

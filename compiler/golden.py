@@ -58,9 +58,16 @@ def of_sample(
     """
     made = []
     for point in points(dims):
-        inputs = {spec.name: _fitted(sample[spec.name], spec.at(point.sizes)) for spec in specs}
+        inputs = resized(sample, specs, point.sizes)
         made.append(Golden(point.label, inputs, dict(run(inputs))))
     return made
+
+
+def resized(
+    arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], sizes: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Returns one array per spec at other sizes of the dimensions: longer axes repeat it, shorter ones cut it."""
+    return {spec.name: _fitted(arrays[spec.name], spec.at(sizes)) for spec in specs}
 
 
 def check(golden: Golden) -> None:

@@ -80,6 +80,15 @@ def gpus() -> tuple[str, ...]:
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
 
 
+def busy_seconds(stat: Path = Path("/proc/stat")) -> float:
+    """Returns the CPU time of all processes since the start, with what the hypervisor took; 0 where unknown."""
+    try:
+        user, nice, system, _idle, _wait, irq, soft_irq, steal = map(int, stat.read_text().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 @cache
 def version(package: str) -> str | None:
     """Returns the installed version of a distribution, or None."""

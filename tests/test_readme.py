@@ -56,6 +56,8 @@ def test_every_block_is_one_that_this_test_executes() -> None:
         "verify",
         "inspect",
         "run",
+        "bench",
+        "diff",
         "export",
         "optimize",
         "passes",

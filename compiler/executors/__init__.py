@@ -18,7 +18,7 @@ class Task:
         after: names of the tasks that come first.
         memory: bytes that it is estimated to take at its peak.
         resources: what the machine must have, by name.
-        job: whether it is a job, and its result a `build.Row`.
+        job: whether it is a job, and its result a `build.Outcome`.
     """
 
     name: str

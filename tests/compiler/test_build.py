@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Write) -> Path:
     return folder
 
 
-def _build(site: Path, only: tuple[str, ...] = (), **words: Any) -> list[build.Row]:
+def _build(site: Path, only: tuple[str, ...] = (), **words: Any) -> list[build.Outcome]:
     read = project.load(site / "planc.toml")
     entries = project.select(read.jobs, only)
     return build.run(read, entries, store=Store(site / "cache"), executor=local.create(2), **words)

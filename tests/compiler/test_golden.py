@@ -8,7 +8,7 @@ import pytest
 from planc.compiler import golden
 from planc.compiler.errors import UsageError
 from planc.compiler.golden import Golden
-from planc.compiler.shapes import Point, parse_input
+from planc.compiler.shapes import Point, TensorSpec, parse_input
 
 POINT = Point("opt", {"batch": 4, "seq": 100})
 
@@ -55,3 +55,11 @@ def test_within_keeps_the_first_and_what_fits() -> None:
     assert [one.label for one in golden.within(goldens, 1000)] == ["opt", "min"]
     assert [one.label for one in golden.within(goldens, 1)] == ["opt"]
     assert len(golden.within(goldens, 1 << 20)) == 3
+
+
+def test_resized_repeats_and_cuts() -> None:
+    specs = (TensorSpec("x", "float32", ("batch", 2)), TensorSpec("m", "int64", ("seq", "batch")))
+    arrays = {"x": np.arange(4, dtype=np.float32).reshape(2, 2), "m": np.arange(6).reshape(3, 2)}
+    made = golden.resized(arrays, specs, {"batch": 3, "seq": 1})
+    assert made["x"].tolist() == [[0, 1], [2, 3], [0, 1]]
+    assert made["m"].tolist() == [[0, 1, 0]]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -75,3 +76,15 @@ def test_memory_of_a_container(tmp_path: Path, name: str, text: str, wanted: int
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     assert host.memory_bytes(tmp_path) == (wanted or host.memory_bytes(tmp_path / "none"))
+
+
+def test_busy_seconds(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    (tmp_path / "stat").write_text(f"cpu  {ticks} {ticks} {ticks} 999 999 {ticks} {ticks} {ticks} 0 0\ncpu0 1 2\n")
+    assert host.busy_seconds(tmp_path / "stat") == 6.0
+    assert host.busy_seconds(tmp_path / "gone") == 0.0
+    before = host.busy_seconds()
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        pass
+    assert host.busy_seconds() > before
