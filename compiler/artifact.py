@@ -354,7 +354,7 @@ def _is_ours(folder: Path) -> bool:
     }
 
 
-def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str]) -> bool:
+def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str] = files.digest) -> bool:
     """Whether the artifact at `old` is whole and equals the manifest `new`, measured figures apart.
 
     Args:

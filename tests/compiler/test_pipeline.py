@@ -1,7 +1,6 @@
 """The whole compiler: stages, candidates, replacing, and a light parent process."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 
 import planc
-from planc.compiler import files, pipeline, recipe, single, stages
-from planc.compiler.cache import Store
-from planc.compiler.errors import BuildFailed, GateFailed, UsageError
+from planc.compiler import files, pipeline, recipe
+from planc.compiler.errors import BuildFailed, GateFailed
 from planc.compiler.worker import Limits
 
 LIMITS = Limits(300)
@@ -22,12 +20,6 @@ LIMITS = Limits(300)
 def _job(workshop: Path, target: str, precision: str = "fp32", **words: Any) -> recipe.Job:
     source = recipe.source(str(workshop / "conv.onnx"), dims=["batch=1..4@2"])
     return recipe.job(source, target, precision, **words)
-
-
-def test_the_order_of_the_stages() -> None:
-    assert [stage.name for stage in stages.stages()] == [
-        "export", "optimize", "calibrate", "lower", "build", "verify",
-    ]  # fmt: skip
 
 
 def test_cpu_builds_both_and_keeps_the_faster(workshop: Path, tmp_path: Path) -> None:
@@ -107,31 +99,6 @@ def test_limits_reach_the_stages(workshop: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="memory limit"):
         pipeline.run(_job(workshop, "null"), tmp_path / "out", limits=Limits(60, 1 << 20, 1 << 20))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_large_golden_data_is_left_out(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every point is verified; the artifact keeps those that fit."""
-    work = stages.Work(_job(workshop, "null"), tmp_path, Store(tmp_path / "store"))
-    monkeypatch.setattr(stages, "MOST_GOLDEN_BYTES", 4000)
-    made = stages.run_stages(work, ("export", "optimize", "build", "verify"), emit=lambda *_: None)
-    assert made.verification["golden_points"] == ["opt", "min"]
-
-
-def test_export_file(workshop: Path, tmp_path: Path, infer: Callable[..., list[Any]], image: np.ndarray) -> None:
-    source = recipe.source(str(workshop / "conv.onnx"), dims=["batch=1..4@2"])
-    out = tmp_path / "made.onnx"
-    made = single.export_file(source, out, limits=LIMITS)
-    assert made["status"] == "built"
-    assert made["facts"]["producer"] == "planc"
-    expected = infer(workshop / "conv.onnx", x=image)[0]
-    np.testing.assert_array_equal(infer(out, x=image)[0], expected)
-    os.utime(out, (1, 1))
-    assert single.export_file(source, out, limits=LIMITS)["status"] == "unchanged"
-    assert out.stat().st_mtime == 1
-    foreign = Path(shutil.copy(workshop / "conv.onnx", tmp_path / "foreign.onnx"))
-    with pytest.raises(UsageError, match=r"was not made by planc.*--overwrite"):
-        single.export_file(source, foreign, limits=LIMITS)
-    assert single.export_file(source, foreign, limits=LIMITS, overwrite=True)["status"] == "replaced"
 
 
 PARENT = """
