@@ -168,12 +168,16 @@ def measure(plan: Plan, folder: Path, *, emit: Emit) -> dict[str, Any]:
         found = rounds.measure(plan.subjects, setting, path, seconds=plan.seconds, processes=plan.processes, emit=emit)
         rates = _rates(plan, sweep, arrays, kept, folder, emit)
         losses = _losses(plan, setting, path)
-    entries = {one.name: _entry(one, plan, found[one.name], rates[one.name]) for one in plan.subjects}
+    estimates = {name: _estimates(measured) for name, measured in found.items()}
+    entries = {
+        one.name: _entry(one, plan, found[one.name], estimates[one.name], rates[one.name]) for one in plan.subjects
+    }
     comparisons, speedups = _comparisons(plan, found, than)
     rows = []
     for one in plan.subjects:
         if one.name != plan.against:
-            figures = _figures(one, entries[one.name], found[one.name], speedups.get(one.name), losses)
+            size = entries[one.name]["size_bytes"]
+            figures = _figures(estimates[one.name], size, speedups.get(one.name), losses.get(one.name))
             rows += judge(one.name, figures, plan.gates, plan.confidence)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -347,37 +351,43 @@ def _notes(
 
 
 def _figures(
-    one: Subject,
-    entry: Mapping[str, Any],
-    measured: "Measured",
+    estimates: "Mapping[str, Estimate]",
+    size: int | None,
     speedup: "tuple[Estimate, str] | None",
-    losses: Mapping[str, dict[str, Any]],
+    loss: Mapping[str, Any] | None,
 ) -> Figures:
-    from . import bootstrap
-
-    (p99,) = bootstrap.quantiles(measured.blocks, [0.99])
-    loss = losses.get(one.name)
+    """What the gates look at."""
     return Figures(
-        p99, bootstrap.of_processes(measured.peaks), entry["size_bytes"],
+        estimates["latency_p99_ms"], estimates["peak_rss_bytes"], size,
         speedup=speedup[0] if speedup else None, than=speedup[1] if speedup else "",
         losses=loss["losses"] if loss else None, samples=loss["samples"] if loss else 0,
     )  # fmt: skip
 
 
-def _entry(one: Subject, plan: Plan, measured: "Measured", rates: list[dict[str, Any]]) -> dict[str, Any]:
+def _estimates(measured: "Measured") -> "dict[str, Estimate]":
+    """Figures of one subject that have an interval, by their names in the document."""
     from . import bootstrap
 
     blocks = measured.blocks
-    calls = [latency for process in blocks for block in process for latency in block]
-    estimates = dict(zip(_QUANTILES, bootstrap.quantiles(blocks, list(_QUANTILES.values())), strict=True))
-    estimates["latency_mean_ms"] = bootstrap.mean(blocks)
-    middle = estimates["latency_p50_ms"]
-    estimates["throughput_per_s"] = middle.inverse().times(1e3)
-    steps = {step: [cold[step] for cold in measured.cold] for step in measured.cold[0]}
-    for name, values in {**steps, "cold_start_ms": [sum(one.values()) for one in measured.cold]}.items():
-        label = name if name.startswith("cold") else f"cold_{name}"
-        estimates[label] = bootstrap.of_processes(values)
-    estimates["peak_rss_bytes"] = bootstrap.of_processes(measured.peaks)
+    found = dict(zip(_QUANTILES, bootstrap.quantiles(blocks, list(_QUANTILES.values())), strict=True))
+    found["latency_mean_ms"] = bootstrap.mean(blocks)
+    found["throughput_per_s"] = found["latency_p50_ms"].inverse().times(1e3)
+    for step in measured.cold[0]:
+        found[f"cold_{step}"] = bootstrap.of_processes([cold[step] for cold in measured.cold])
+    found["cold_start_ms"] = bootstrap.of_processes([sum(cold.values()) for cold in measured.cold])
+    found["peak_rss_bytes"] = bootstrap.of_processes(measured.peaks)
+    return found
+
+
+def _entry(
+    one: Subject,
+    plan: Plan,
+    measured: "Measured",
+    estimates: "Mapping[str, Estimate]",
+    rates: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the document says of one subject."""
+    calls = [latency for process in measured.blocks for block in process for latency in block]
     figures: dict[str, Any] = {}
     for name, estimate in estimates.items():
         figures[name] = estimate.value
@@ -397,7 +407,7 @@ def _entry(one: Subject, plan: Plan, measured: "Measured", rates: list[dict[str,
         "energy_per_inference_mj": None if energy is None else energy * 1e3,
         "energy_reason": "" if energy is not None else "this machine shows no RAPL counters (/sys/class/powercap)",
         "cost_per_1000": _cost(plan.price, figures["throughput_per_s"]),
-        "blocks_ms": [[[_short(ms) for ms in block] for block in process] for process in blocks],
+        "blocks_ms": [[[_short(ms) for ms in block] for block in process] for process in measured.blocks],
     }
 
 

@@ -63,7 +63,11 @@ class Part:
         os.close(theirs)
         os.close(their_answers)
         self.requests, self.answers = os.fdopen(mine, "wb"), os.fdopen(my_answers, "rb")
-        self.steps: dict[str, float] = self.ask("begin", subject, setting, inputs, born)
+        try:
+            self.steps: dict[str, float] = self.ask("begin", subject, setting, inputs, born)
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, name: str, *args: object) -> Any:
         """Calls a method of the player.

@@ -160,6 +160,11 @@ def inputs(
     artifacts = [one for one in subjects if one.kind == "artifact"]
     first = (artifacts or [one for one in subjects if one.kind == "onnx"])[0]
     kept = signature(first)
+    if dims and (artifacts or data is not None):
+        raise UsageError(
+            f"--dim {dims[0]}: the inputs come from {data or artifact.GOLDEN}",
+            hint="Leave --dim out; --batch gives sizes",
+        )
     if data is not None:
         arrays, origin = load_arrays(data), str(data)
     elif artifacts:

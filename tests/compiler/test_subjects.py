@@ -75,6 +75,11 @@ def test_an_onnx_file_alone_needs_sizes(here: Path) -> None:
     assert origin == "drawn"
 
 
+def test_sizes_are_for_an_onnx_file_alone(ort_artifact: Path) -> None:
+    with pytest.raises(UsageError, match=r"--dim batch=3: the inputs come from golden\.npz"):
+        subjects.inputs(subjects.find([str(ort_artifact)]), (shapes.parse_dim("batch=3"),), None)
+
+
 def test_sweeps(ort_artifact: Path) -> None:
     kept = subjects.signature(subjects.find([str(ort_artifact)])[0])
     assert subjects.sweep("1,4,1", kept) == ("batch", (1, 4))
