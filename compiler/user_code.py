@@ -24,9 +24,12 @@ _PLANC = __name__.partition(".")[0]
 def find(text: str, root: Path = Path()) -> Callable[..., Any]:
     """Imports `file.py:callable`, or `pkg.mod:callable` from the folder `root`, and returns the callable.
 
+    Nothing is written beside the user's files: this process makes no `__pycache__` from here on.
+
     Raises:
         UsageError: importing it raises, or it has no such name.
     """
+    sys.dont_write_bytecode = True
     place, _, name = text.rpartition(":")
     if place.endswith(".py"):
         path = Path(place).resolve()

@@ -34,6 +34,13 @@ def test_a_package_in_the_folder_of_planc_toml(tmp_path: Path) -> None:
     assert user_code.find("mine_there:f", tmp_path)() == 10
 
 
+def test_nothing_is_written_beside_the_users_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    _file(tmp_path, "X = 1", "mine_beside.py")
+    user_code.find(f"{_file(tmp_path, 'import mine_beside' + chr(10) + 'def f(): ...', 'mine_first.py')}:f")
+    assert {path.name for path in tmp_path.iterdir()} == {"mine_beside.py", "mine_first.py"}
+
+
 def test_a_missing_name_is_told_with_a_near_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         user_code.find(f"{_file(tmp_path, 'def samples(): ...')}:sample")
