@@ -80,14 +80,13 @@ def watching(ignored: Collection[Path] = ()) -> Iterator[Seen]:
                 listed.add(os.path.abspath(place))  # noqa: PTH100
 
     sys.addaudithook(hook)
-    before = set(sys.modules)
+    before, mapped_before = set(sys.modules), _mapped()
     try:
         yield seen
     finally:
         active = False
         no = (*_SYSTEM, *(f"{Path(one).resolve()}/" for one in (*user_code.installed(), *_OWN, *ignored)))
-        mapped = {Path(line.split(maxsplit=5)[-1].strip()) for line in _maps() if line.count("/")}
-        opened = {Path(place) for place in read - written} | mapped
+        opened = {Path(place) for place in read - written} | (_mapped() - mapped_before)
         seen.files |= {path for path in opened if _is_data(path) and not _within(path, no)}
         seen.folders |= {path for path in map(Path, listed) if path.is_dir() and not _within(path, no)}
         seen.modules |= user_code.modules(before)
@@ -137,11 +136,12 @@ def _is_write(args: tuple[Any, ...]) -> bool:
     return isinstance(flags, int) and bool(flags & _WRITES)
 
 
-def _maps() -> list[str]:
-    """Lines of the files mapped into this process, as libraries that are not written in Python read weights (Linux)."""
+def _mapped() -> set[Path]:
+    """Files mapped into this process: so libraries that are not written in Python read weights (Linux)."""
     with suppress(OSError):
-        return Path("/proc/self/maps").read_text().splitlines()
-    return []
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {Path(line.split(maxsplit=5)[-1]) for line in lines if "/" in line}
+    return set()
 
 
 def _is_data(path: Path) -> bool:

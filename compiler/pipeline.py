@@ -137,6 +137,8 @@ def through(
         store.restore(export, lambda name: folder / name)
         work.done["export"] = export
     except Damaged:
+        files.remove(folder)  # what was there of it
+        folder.mkdir()
         work = worker.call(run_stages, work, ("export",), limits=limits, on_event=on_event)
 
     def attempt(skipped: dict[str, str]) -> Work:

@@ -1,0 +1,112 @@
+"""What user code reads is seen: files, folders, modules and packages, but not what planc and Python read."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from planc.compiler import files, observe, user_code
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def _run(code: str, place: Path, name: str, *, ignored: tuple[Path, ...] = ()) -> observe.Seen:
+    path = place / f"{name}.py"
+    path.write_text(code)
+    with observe.watching(ignored) as seen:
+        user_code.find(f"{path}:f")()
+    return seen
+
+
+def test_files_folders_and_modules_are_seen(place: Path) -> None:
+    (place / "seen_helper.py").write_text("import json\n")
+    (place / "w.bin").write_bytes(b"w")
+    (place / "data").mkdir()
+    code = """
+import os, pathlib
+import seen_helper
+def f():
+    here = pathlib.Path(__file__).parent
+    (here / "w.bin").read_bytes()
+    os.listdir(here / "data")
+    (here / "made.txt").write_text("x")
+    (here / "made.txt").read_text()
+"""
+    seen = _run(code, place, "seen_main")
+    reads = seen.reads(place, files.digest)
+    assert set(reads["files"]) == {"seen_helper.py", "seen_main.py", "w.bin"}  # what it wrote itself is no dependency
+    assert reads["folders"] == {"data": []}
+    assert reads["modules"] == {"seen_helper": "seen_helper.py", "seen_main": "seen_main.py"}
+    assert {path.name for path in observe.sources(reads, place)} == {"seen_helper.py", "seen_main.py", "w.bin"}
+    assert observe.holds(reads, place, files.digest)
+    (place / "data" / "new.npy").touch()
+    assert list(observe.changes(reads, place, files.digest)) == ["the files in data/ are others"]
+    (place / "w.bin").write_bytes(b"v")
+    (place / "seen_helper.py").unlink()
+    changed = set(observe.changes(reads, place, files.digest))
+    assert {"w.bin changed", "seen_helper.py is gone"} <= changed
+
+
+def test_packages_are_seen_by_their_versions(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "iniconfig"]:
+        monkeypatch.delitem(sys.modules, name)
+    seen = _run("import iniconfig\ndef f(): pass\n", place, "seen_packages")
+    reads = seen.reads(place, files.digest)
+    assert list(reads["packages"]) == ["iniconfig"]
+    assert set(reads["files"]) == {"seen_packages.py"}
+    other = {**reads, "packages": {"iniconfig": "0.0"}}
+    assert not observe.holds(other, place, files.digest)
+
+
+def test_a_package_that_shadows_a_module_is_seen(place: Path) -> None:
+    (place / "seen_shadow.py").write_text("X = 1\n")
+    seen = _run("import seen_shadow\ndef f(): pass\n", place, "seen_first")
+    reads = seen.reads(place, files.digest)
+    (place / "seen_shadow").mkdir()
+    (place / "seen_shadow" / "__init__.py").write_text("X = 2\n")
+    assert list(observe.changes(reads, place, files.digest)) == ["module seen_shadow is __init__.py now"]
+
+
+def test_folders_of_planc_are_left_out(place: Path) -> None:
+    own = place / "own"
+    own.mkdir()
+    (own / "model.onnx").write_bytes(b"m")
+    code = f"def f(): open({str(own / 'model.onnx')!r}, 'rb').close()\n"
+    assert set(_run(code, place, "seen_own", ignored=(own,)).reads(place, files.digest)["files"]) == {"seen_own.py"}
+
+
+def test_nothing_is_seen_after_the_block(place: Path) -> None:
+    seen = _run("def f(): pass\n", place, "seen_after")
+    (place / "late.txt").write_text("x")
+    (place / "late.txt").read_text()
+    assert place / "late.txt" not in seen.files
+    assert seen.reads(place, files.digest)["files"].keys() == {"seen_after.py"}
+
+
+def test_weights_that_a_library_maps_are_seen(place: Path) -> None:
+    """safetensors reads in Rust, which no audit event tells of."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    import numpy as np
+
+    numpy.save_file({"w": np.zeros(4096, np.float32)}, place / "w.safetensors")
+    code = f"""
+import safetensors
+kept = []
+def f():
+    kept.append(safetensors.safe_open({str(place / "w.safetensors")!r}, "np"))
+"""
+    reads = _run(code, place, "seen_mapped").reads(place, files.digest)
+    assert "w.safetensors" in reads["files"]
+
+
+def test_paths_are_relative(place: Path) -> None:
+    (place / "sub").mkdir()
+    (place / "w.bin").write_bytes(b"w")
+    code = "import os\ndef f(): open(os.path.join(os.path.dirname(__file__), '..', 'w.bin'), 'rb').close()\n"
+    reads = _run(code, place / "sub", "seen_sub").reads(place / "sub", files.digest)
+    assert set(reads["files"]) == {os.path.join("..", "w.bin"), "seen_sub.py"}
