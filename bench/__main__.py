@@ -4,7 +4,19 @@ import argparse
 
 from .common import machine
 
-TOPICS = ("cli", "overhead", "passes", "calibration", "latency", "accuracy", "plans", "builder", "verdicts", "honesty")
+TOPICS = (
+    "cli",
+    "overhead",
+    "passes",
+    "calibration",
+    "latency",
+    "accuracy",
+    "plans",
+    "builder",
+    "verdicts",
+    "build",
+    "honesty",
+)
 
 
 def main() -> None:
@@ -56,6 +68,10 @@ def main() -> None:
         from . import verdicts
 
         verdicts.main()
+    if "build" in chosen:
+        from . import build
+
+        build.main()
     if "honesty" in chosen:
         from . import honesty
 

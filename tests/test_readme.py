@@ -23,7 +23,7 @@ class Block:
     @property
     def file(self) -> str | None:
         """The file that its first line names, as in `# net.py`."""
-        match = re.fullmatch(r"# (\S+\.py)", self.text.splitlines()[0])
+        match = re.fullmatch(r"# (\S+\.(?:py|toml))", self.text.splitlines()[0])
         return match[1] if match else None
 
     @property
@@ -44,13 +44,16 @@ def _environment() -> dict[str, str]:
 
 def test_every_block_is_one_that_this_test_executes() -> None:
     blocks = _blocks()
-    assert {block.language for block in blocks} == {"sh", "python"}
-    assert all(block.file for block in blocks if block.language == "python")
+    assert {block.language for block in blocks} == {"sh", "python", "toml"}
+    assert all(block.file for block in blocks if block.language != "sh")
     commands = [command for block in blocks if block.language == "sh" for command in block.commands]
     assert [command for command in commands if not command.startswith("planc ")] == list(SET_UP)
     verbs = {command.split()[1] for command in commands if command.startswith("planc ")}
     assert verbs == {
         "compile",
+        "build",
+        "plan",
+        "cache",
         "calibrate",
         "quantize",
         "verify",
@@ -71,10 +74,10 @@ def test_every_block_is_one_that_this_test_executes() -> None:
 def test_the_quick_start(tmp_path: Path) -> None:
     """Python blocks are written to the file that they name; all but the model's are run where they stand."""
     for block in _blocks():
-        if block.language == "python":
+        if block.language != "sh":
             assert block.file
             (tmp_path / block.file).write_text(block.text)
-            if block.file not in ("net.py", "data.py"):
+            if block.file not in ("net.py", "data.py", "planc.toml"):
                 _run(f"python {block.file}", tmp_path)
             continue
         for command in block.commands:
@@ -82,7 +85,13 @@ def test_the_quick_start(tmp_path: Path) -> None:
                 _run(command, tmp_path)
     assert (tmp_path / "y.npz").is_file()
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4"}
+    jobs = {
+        f"net-{target}-{precision}"
+        for target in ("onnxruntime-cpu", "openvino-cpu", "l4")
+        for precision in ("fp32", "int8")
+    }
+    names = {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4"}
+    assert made == names | jobs
     assert {"ranges.json", "net.int8.onnx"} <= {path.name for path in tmp_path.iterdir()}
 
 
