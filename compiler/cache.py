@@ -127,19 +127,18 @@ class Store:
 
         Raises:
             Damaged: a blob is; the entry is forgotten.
-            IOFailed: the system refuses to read or write.
+            OSError: the system refuses to read or write.
         """
         for name, facts in entry.outputs.items():
             if only is not None and name not in only:
                 continue
             path = place(name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._telling():
-                if self._bring(facts["sha256"], path, linked=self.private or not copied):
-                    continue
-                for bad in (self._path("blobs", facts["sha256"]), self._path("entries", f"{entry.key}.json")):
-                    with suppress(OSError):
-                        bad.unlink()
+            if self._bring(facts["sha256"], path, linked=self.private or not copied):
+                continue
+            for bad in (self._path("blobs", facts["sha256"]), self._path("entries", f"{entry.key}.json")):
+                with suppress(OSError):
+                    bad.unlink()
             raise Damaged(f"{entry.stage} {entry.key[:12]}: {name}")
 
     def digest(self, path: Path) -> str:

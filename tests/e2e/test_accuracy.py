@@ -270,7 +270,9 @@ class TestGuard:
     def test_a_stopped_search_goes_on_without_doing_anything_twice(self, outlier: Path) -> None:
         words = (outlier, *SMALL, "-t", "onnxruntime-cpu", "--calibration", "images.npz", "--max-drop", "top1=1pp")
         found = [
-            _call("quantize", *words, "--state", "state.json", "-o", "q.onnx", cwd=outlier.parent)["guard"]
+            _call("quantize", *words, "--state", "state.json", "--no-cache", "-o", "q.onnx", cwd=outlier.parent)[
+                "guard"
+            ]
             for _ in range(2)
         ]
         assert found[0].pop("evaluations") > 3
