@@ -19,7 +19,7 @@ from . import host, user_code
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", f"{sys.prefix}/", f"{sys.base_prefix}/")
 _IMPORTING = "importlib"
 _PACKAGE = Path(__file__).resolve().parents[1]
-_OWN = [_PACKAGE / name for name in ("compiler", "passes", "calibration", "__init__.py", "cli.py")]
+_OWN = [_PACKAGE / name for name in ("cli", "compiler", "passes", "calibration", "__init__.py")]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 

@@ -1,0 +1,5 @@
+"""`python -m planc.cli`."""
+
+from . import main
+
+main()
