@@ -6,7 +6,7 @@ Jobs that begin alike wait for one task that makes what they share: the export o
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from .target import Precision
 from .worker import Emit, Limits
 
 _SHARED = ("optimize", "calibrate")
+_STAGES = "stages"
 _TORCH_BYTES = 2 << 30
 _GRAPH_BYTES = 768 << 20
 
@@ -94,6 +95,7 @@ def run(
 
     waiting = {task.name: task for task in _tasks(project, entries, store, overwrite)}
     running: dict[Future[Any], Task] = {}
+    made: dict[str, list[str]] = {}
     for entry in entries:
         if entry.skipped:
             finish(Outcome(entry.id, "skipped", reason=entry.skipped, out=str(entry.out)))
@@ -110,7 +112,9 @@ def run(
                 except PlancError as error:
                     result = Outcome(task.name, "failed", reason=str(error), exit_code=error.exit_code)
                 if task.job:
-                    finish(result)
+                    finish(_with_made(result, [name for one in task.after for name in made.get(one, ())]))
+                elif task.name.startswith(_STAGES) and isinstance(result, list):
+                    made[task.name] = result
             if fail_fast and any(row.status == "failed" for row in rows.values()):
                 for task in waiting.values():
                     if task.job:
@@ -119,6 +123,17 @@ def run(
     finally:
         executor.stop()
     return [rows[entry.id] for entry in entries]
+
+
+def _with_made(row: Outcome, before: Sequence[str]) -> Outcome:
+    """The row of a job, some of whose stages were made before it."""
+    if not before:
+        return row
+    return replace(
+        row,
+        made=tuple(dict.fromkeys((*before, *row.made))),
+        status="built" if row.status == "cached" else row.status,
+    )
 
 
 def _ready(waiting: Mapping[str, Task], running: Any) -> list[Task]:
@@ -139,9 +154,15 @@ def _tasks(project: Project, entries: Sequence[Entry], store: Store, overwrite: 
         for job in jobs:
             after += _share(job, entry, store, limits, shared)
         run_one = partial(build_one, entry, limits, store, overwrite)
-        yield Task(
-            entry.id, run_one, tuple(dict.fromkeys(after)), entry.memory or needs(entry.job), entry.resources, job=True
-        )
+        memory, measures = entry.memory or needs(entry.job), len(jobs) > 1 or entry.gates.timed
+        if measures:  # it comes when all that it measures is in the store
+            for job in (*jobs, *([entry.rival] if entry.rival else [])):
+                if stages.trail(job, store)[1]:
+                    name = f"{_STAGES} {job.id} {job.target.name}"
+                    make = partial(share, job, pipeline.AFTER_EXPORT, limits, store)
+                    shared.setdefault(name, Task(name, make, tuple(dict.fromkeys(after)), memory, entry.resources))
+                    after.append(name)
+        yield Task(entry.id, run_one, tuple(dict.fromkeys(after)), memory, entry.resources, job=True, alone=measures)
     yield from shared.values()
 
 
@@ -170,8 +191,8 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
         yield name
 
 
-def share(job: Job, names: tuple[str, ...], limits: Limits, store: Store, on_event: Emit) -> None:
-    """Makes what several jobs begin with. What fails here fails in each of them, with the reason.
+def share(job: Job, names: tuple[str, ...], limits: Limits, store: Store, on_event: Emit) -> list[str]:
+    """Makes what several jobs begin with, and returns the stages that ran. What fails fails again in each job.
 
     Args:
         job: one of them.
@@ -181,7 +202,7 @@ def share(job: Job, names: tuple[str, ...], limits: Limits, store: Store, on_eve
         on_event: receives the stages.
     """
     with TemporaryDirectory(prefix="planc-") as place:
-        pipeline.through(job, Path(place) / "work", store, names, limits=limits, on_event=on_event)
+        return pipeline.through(job, Path(place) / "work", store, names, limits=limits, on_event=on_event).made
 
 
 def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_event: Emit) -> Outcome:
@@ -191,9 +212,15 @@ def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_ev
         PlancError: any class of the exit-code table.
     """
     start = time.perf_counter()
+    accept = None
+    if entry.gates.given:
+        from .accept import Trial
+
+        accept = Trial(entry.gates, entry.rival, store, limits)
     result = pipeline.run(
-        entry.job, entry.out, limits=limits, store=store, overwrite=overwrite, config=entry.resolved, on_event=on_event
-    )
+        entry.job, entry.out, limits=limits, store=store, overwrite=overwrite, config=entry.resolved, accept=accept,
+        on_event=on_event,
+    )  # fmt: skip
     manifest = result.artifact.manifest
     latency = result.report["latency"].get(manifest["job"]["target"], {}).get("latency_p50_ms")
     return Outcome(

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
@@ -40,6 +40,11 @@ class Gates:
     def given(self) -> bool:
         """Whether there is any."""
         return any(getattr(self, one.name) not in (None, ()) for one in fields(self))
+
+    @property
+    def timed(self) -> bool:
+        """Whether there is any that takes running it."""
+        return replace(self, max_size_bytes=None).given
 
     @property
     def compare(self) -> bool:
@@ -124,7 +129,7 @@ def judge(name: str, figures: Figures, gates: Gates, confidence: float) -> list[
     if gates.max_rss_bytes is not None:
         bound("max-rss", figures.rss, gates.max_rss_bytes, _bytes, "peak memory")
     if gates.max_size_bytes is not None:
-        rows.append(_size_row(name, figures.size_bytes, gates.max_size_bytes))
+        rows.append(size_row(name, figures.size_bytes, gates.max_size_bytes))
     rows += [_drop_row(name, text, figures) for text in gates.max_drop]
     return rows
 
@@ -147,7 +152,8 @@ def _row(
     return Row(name, "passed", message=f"{told} is {word} {unit(limit)}: {certain} sure{more}")
 
 
-def _size_row(name: str, size: int | None, limit: int) -> Row:
+def size_row(name: str, size: int | None, limit: int) -> Row:
+    """Returns the row of the gate on the bytes to deploy; None for a subject without files."""
     gate = f"{name} --max-size {_bytes(limit)}"
     if size is None:
         return Row(gate, "skipped", message="it has no files to deploy")

@@ -4,7 +4,7 @@ User code runs in a worker of its own; the others never import torch. A graph pa
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +19,12 @@ from .stages import Work, run_stages, trail
 from .worker import Emit, Limits
 
 _NEAR_TIE = 0.97
-_AFTER_EXPORT = ("optimize", "calibrate", "lower", "build", "verify")
+AFTER_EXPORT = ("optimize", "calibrate", "lower", "build", "verify")
 _MEASURE = "measure"
 
 Done = Mapping[str, Entry]
+Accept = Callable[[Artifact, Path | None, Path, Emit | None], dict[str, Any]]
+"""Judges an artifact before it gets its final name, see `accept.Trial`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def run(
     store: Store | None = None,
     overwrite: bool = False,
     config: Mapping[str, Any] = MappingProxyType({}),
+    accept: Accept | None = None,
     on_event: Emit | None = None,
 ) -> Result:
     """Compiles `job` to an artifact at `out`: whole and verified, or not there.
@@ -80,10 +83,11 @@ def run(
         store: keeps what stages leave, and has what others left; None for nothing kept.
         overwrite: whether an equal artifact is written anew.
         config: what the manifest keeps of planc.toml.
+        accept: judges the artifact before it replaces another; what it returns is kept in the report.
         on_event: receives the stages.
 
     Raises:
-        GateFailed: the payload does not compute what the reference computes.
+        GateFailed: the payload does not compute what the reference computes, or is not accepted.
         PlancError: any other class of the exit-code table.
     """
     start = time.perf_counter()
@@ -111,10 +115,15 @@ def run(
             if status == "replaced" and not overwrite and artifact.same_content(out, manifest, used.digest):
                 return Result(artifact.read(out), "unchanged", report, sources, made)
             try:
-                payload = _assemble(best, folder, used, manifest, report)
+                payload = _assemble(best, folder, used, manifest)
             except Damaged as damage:
                 _tell(on_event, f"the cache is damaged, and made again: {damage}")
                 continue
+            if accept is not None:
+                judged = accept(Artifact(payload, manifest), out if status == "replaced" else None, folder, on_event)
+                report["gates"] = judged["rows"]
+                report["latency"] = {best.job.target.name: judged["latency"]} if judged["latency"] else latencies
+            (payload / artifact.REPORT).write_text(artifact.as_text(report))
             artifact.require_replaceable(out)
             files.publish(payload, out)
             return Result(artifact.read(out), status, report, sources, made)
@@ -151,9 +160,12 @@ def through(
         )
 
     try:
-        return optimize.leaving_out(attempt)
+        work = optimize.leaving_out(attempt)
     except WorkerDied as error:
         raise _with_last_words(error, work.payload / artifact.LOG) from error
+    for entry in work.done.values():
+        store.note_last(str(job.id), entry)
+    return work
 
 
 def _candidates(
@@ -182,9 +194,7 @@ def _built(job: Job, folder: Path, store: Store, limits: Limits, on_event: Emit 
                 _tell(on_event, note)
         return Built(job, done)
     files.remove(folder)
-    work = through(job, folder, store, _AFTER_EXPORT, limits=limits, on_event=on_event)
-    for entry in work.done.values():
-        store.note_last(str(job.id), entry)
+    work = through(job, folder, store, AFTER_EXPORT, limits=limits, on_event=on_event)
     return Built(job, work.done, tuple(work.made), work.seconds)
 
 
@@ -242,9 +252,7 @@ def _measure(folders: dict[str, Path], needs: int, *, emit: Emit) -> dict[str, d
     return {name: bench.summary(latencies) for name, latencies in bench.interleaved(runs).items()}
 
 
-def _assemble(
-    built: Built, folder: Path, store: Store, manifest: Mapping[str, Any], report: Mapping[str, Any] | None = None
-) -> Path:
+def _assemble(built: Built, folder: Path, store: Store, manifest: Mapping[str, Any]) -> Path:
     """Puts an artifact together from the store and returns its folder.
 
     Raises:
@@ -257,8 +265,6 @@ def _assemble(
         wanted = {name for name in entry.outputs if artifact.payload_name(name)}
         store.restore(entry, lambda name: payload / artifact.payload_name(name), only=wanted, copied=True)
     (payload / artifact.MANIFEST).write_text(artifact.as_text(manifest))
-    if report is not None:
-        (payload / artifact.REPORT).write_text(artifact.as_text(report))
     return payload
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import files, recipe, schema, toml
 from .errors import Unavailable, UsageError, did_you_mean
+from .gates import Gates
 from .target import Precision, Target, resolve
 
 NAME = "planc.toml"
@@ -35,35 +36,12 @@ _FLAG = re.compile(r"(?<!\S)(--?[A-Za-z][a-z-]*)(?: '([^'=]+)=([^']*)'| ([\w.-]+
 
 
 @dataclass(frozen=True)
-class Gates:
-    """What an artifact must hold; None for what is not asked.
-
-    Attributes:
-        max_drop: bounds of the loss of accuracy, as `recipe.quantization` takes them; those of fp32 are left out.
-        data: what they are judged by: `eval`, else the calibration data; may be empty.
-        max_p99_ms: greatest 99th percentile of the latency.
-        min_speedup: least speed over the fp32 artifact of the same model and target, as a ratio.
-        max_regression: most that the latency may grow over the artifact that is replaced, as a ratio: 0.05 for 5%.
-        max_size_bytes: most bytes to deploy.
-        max_rss_bytes: most memory of an inference.
-    """
-
-    max_drop: tuple[str, ...] = ()
-    data: str = ""
-    max_p99_ms: float | None = None
-    min_speedup: float | None = None
-    max_regression: float | None = None
-    max_size_bytes: int | None = None
-    max_rss_bytes: int | None = None
-
-
-@dataclass(frozen=True)
 class Entry:
     """A job of planc.toml.
 
     Attributes:
         job: what is built.
-        gates: what the artifact must hold.
+        gates: what the artifact must hold; bounds on the loss of accuracy are the guard's where the graph is lowered.
         resources: what a cluster's worker must have.
         memory: most memory that building it takes, in bytes, where planc.toml says so.
         out: folder of the artifact.
@@ -78,6 +56,13 @@ class Entry:
     out: Path
     resolved: Mapping[str, Any]
     skipped: str = ""
+
+    @property
+    def rival(self) -> recipe.Job | None:
+        """The same model for the same target in fp32, where a gate compares with it."""
+        if self.gates.min_speedup is None:
+            return None
+        return replace(self.job, precision=Precision.FP32, quantization=recipe.Quantization(), tolerance=())
 
     @property
     def id(self) -> str:
@@ -257,7 +242,7 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
             whole = replace(job, source=replace(job.source, brief=False))  # one export serves every precision
             yield Entry(
                 whole,
-                _gates(part, precision),
+                _gates(part, job),
                 own.get("resources", {}),
                 _bytes(part, ("target", target.name, "memory"), own.get("memory")),
                 place / job.id,
@@ -332,19 +317,19 @@ def _job(
         return job, ""
 
 
-def _gates(part: _Part, precision: Precision) -> Gates:
+def _gates(part: _Part, job: recipe.Job) -> Gates:
     gates = part.build["gates"]
     p99, speed, growth = (gates.get(one) for one in ("max_p99", "min_speedup", "max_regression"))
     size, rss = (gates.get(one) for one in ("max_size", "max_rss"))
-    judged = gates["max_drop"] and precision is not Precision.FP32
+    fp32 = job.precision is Precision.FP32
+    guarded = recipe.lowered(recipe.alternatives(job))
     return Gates(
-        max_drop=_bounds(part) if judged else (),
-        data=_at(part.root, part.model.get("eval") or part.model.get("calibration", "")) if judged else "",
         max_p99_ms=None if p99 is None else _number(p99, _SCALES),
-        min_speedup=None if speed is None else _number(speed, {"x": 1}),
-        max_regression=None if growth is None else _number(growth, {"%": 0.01}),
+        min_speedup=None if speed is None or fp32 else _number(speed, {"x": 1}),
+        max_slowdown=None if growth is None else 1 + _number(growth, {"%": 0.01}),
         max_size_bytes=_bytes(part, ("build", part.index, "gates", "max_size"), size),
         max_rss_bytes=_bytes(part, ("build", part.index, "gates", "max_rss"), rss),
+        max_drop=() if fp32 or guarded else _bounds(part),
     )
 
 

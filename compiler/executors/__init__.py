@@ -19,6 +19,7 @@ class Task:
         memory: bytes that it is estimated to take at its peak.
         resources: what the machine must have, by name.
         job: whether it is a job, and its result a `build.Outcome`.
+        alone: whether it measures, so that nothing may run beside it on its machine.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Task:
     memory: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     job: bool = False
+    alone: bool = False
 
 
 class Executor(Protocol):

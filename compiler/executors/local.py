@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class Local:
-    """Runs tasks in threads. A task that needs more memory than there is at all runs alone."""
+    """Runs tasks in threads. A task that needs more memory than there is runs alone."""
 
     def __init__(self, workers: int, memory: int) -> None:
         self.workers = workers
@@ -52,7 +52,8 @@ class Local:
             thread.join()
 
     def _run(self, task: Task, on_event: Emit, future: "Future[Any]") -> None:
-        share = min(task.memory, self.memory)
+        share = self.memory if task.alone else min(task.memory, self.memory)
+        most = 1 if task.alone else self.workers
 
         def tell(kind: str, value: Any) -> None:
             if self.stopped:
@@ -61,7 +62,7 @@ class Local:
                 on_event(kind, value)
 
         with self.changed:
-            self.changed.wait_for(lambda: self.stopped or (self.running < self.workers and share <= self.free))
+            self.changed.wait_for(lambda: self.stopped or (self.running < most and share <= self.free))
             if self.stopped:
                 future.cancel()
                 return

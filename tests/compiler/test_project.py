@@ -11,7 +11,8 @@ import pytest
 
 from planc.compiler import project, recipe, schema
 from planc.compiler.errors import Unavailable, UsageError
-from planc.compiler.project import Entry, Gates, Project
+from planc.compiler.gates import Gates
+from planc.compiler.project import Entry, Project
 from planc.compiler.recipe import Calibration, Guard, Quantization
 from planc.compiler.target import Precision
 
@@ -107,7 +108,7 @@ def test_a_job_is_what_planc_compile_makes(load: Callable[..., Project], folder:
         quantization=quantization, name="net",
     )  # fmt: skip
     assert entry.job == wanted
-    assert entry.gates == Gates(max_drop=("top1=0.5pp", f"{folder}/metric.py:loss=0.1"), data=f"{folder}/data")
+    assert entry.gates == Gates(), "the guard holds the bounds"
 
 
 def test_the_name_in_the_file_is_in_the_id(load: Callable[..., Project]) -> None:
@@ -146,10 +147,13 @@ def test_int8_without_data(load: Callable[..., Project], key: str, calibration: 
 
 def test_gates_are_numbers_with_units(load: Callable[..., Project]) -> None:
     gates = 'max_p99 = "500 us", min_speedup = "1.5x", max_regression = "5%", max_size = "50MB", max_rss = "2GiB"'
-    (entry,) = load(NET + BUILD + f"gates = {{ {gates} }}\n").jobs
-    assert entry.gates == Gates((), "", 0.5, 1.5, 0.05, 50_000_000, 2 << 30)
-    (entry,) = load(NET + BUILD + 'gates = { max_p99 = "1.5s", min_speedup = 2, max_regression = 0.1 }\n').jobs
-    assert entry.gates == Gates(max_p99_ms=1500, min_speedup=2, max_regression=0.1)
+    fp32, _, int8 = load(NET + BUILD + INT8 + f"gates = {{ {gates} }}\n").jobs
+    assert int8.gates == Gates(0.5, 1.5, 1.05, 50_000_000, 2 << 30)
+    assert int8.rival == fp32.job
+    assert fp32.gates == replace(int8.gates, min_speedup=None), "it is what the others are compared with"
+    assert fp32.rival is None
+    (entry,) = load(NET + BUILD + 'gates = { max_p99 = "1.5s", max_regression = 0.1 }\n').jobs
+    assert entry.gates == Gates(max_p99_ms=1500, max_slowdown=1.1)
 
 
 def test_limits_and_cache(load: Callable[..., Project]) -> None:
