@@ -111,8 +111,8 @@ def run(
                 except PlancError as error:
                     result = Outcome(task.name, "failed", reason=str(error), exit_code=error.exit_code)
                 if task.job:
-                    finish(_with_made(result, [name for one in task.after for name in made.get(one, ())]))
-                elif task.name.startswith(_STAGES) and isinstance(result, list):
+                    finish(_with_made(result, [name for one in task.after for name in made.pop(one, ())]))
+                elif isinstance(result, list):
                     made[task.name] = result
             if fail_fast and any(row.status == "failed" for row in rows.values()):
                 for task in waiting.values():
