@@ -117,7 +117,7 @@ def test_the_schema_and_the_code_have_one_truth() -> None:
     assert model["method"]["default"] == recipe.Calibration.method
     assert model["smoothing"]["default"] == recipe.Quantization.smoothing
     build = KNOWN["properties"]["build"]["items"]["properties"]
-    assert build["precisions"]["items"]["enum"] == list(Precision)
+    assert build["precisions"]["items"]["enum"] == [*Precision, recipe.AUTO]
     assert all(metric in build["gates"]["properties"]["max_drop"]["description"] for metric in METRICS)
 
 
