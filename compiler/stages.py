@@ -193,7 +193,7 @@ def _take(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
     try:
         work.store.restore(entry, lambda name: work.folder / name)
     except Damaged as damage:
-        emit("note", f"the cache is damaged, and made again: {damage}")
+        emit("note", f"{damage}: made again")
         for name in entry.outputs:
             (work.folder / name).unlink(missing_ok=True)
         return False
@@ -228,6 +228,7 @@ def _make(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
     seconds = time.perf_counter() - start
     fresh = Entry(stage.name, "", components, reads, {}, stage.facts(work), tuple(notes), round(seconds, 3))
     work.done[stage.name] = work.store.save(fresh, made)
+    emit("kept", work.done[stage.name])
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
