@@ -149,10 +149,10 @@ class Remote:
                     fs, root = url_to_fs(self.url, **_OPTIONS.get(protocol, {}))
                 except ImportError as error:
                     hint = "pip install 'planc[s3]'" if protocol in ("s3", "file") else "Install it with pip"
-                    raise Unavailable(f"--cache {shown}: {named(error)}", hint=hint) from error
+                    raise Unavailable(f"--cache {shown}: {self._plain(error)}", hint=hint) from error
                 except ValueError as error:
                     hint = "Write s3://bucket/prefix or file:///folder"
-                    raise UsageError(f"--cache {shown}: {plain(named(error))}", hint=hint) from error
+                    raise UsageError(f"--cache {shown}: {self._plain(error)}", hint=hint) from error
                 self._place = fs, root.rstrip("/")
             return self._place
 
@@ -161,9 +161,17 @@ class Remote:
             first = not self._lost and not (writes and self._read_only)
             self._lost, self._read_only = self._lost or not writes, self._read_only or writes
         if first:
-            words = "it does not answer" if isinstance(error, TimeoutError) else plain(named(error))
+            words = "it does not answer" if isinstance(error, TimeoutError) else self._plain(error)
             left = "nothing is written there" if writes else "this build goes on without it"
             log.warning("planc: the shared cache %s: %s; %s", plain(self.url), words, left)
+
+    def _plain(self, error: Exception) -> str:
+        """Words of an error, without what the URL keeps secret; they may quote a part of it."""
+        words = plain(named(error))
+        rest = self.url.partition("://")[2]
+        for secret in (rest.rpartition("@")[0], rest.partition("?")[2]):
+            words = words.replace(secret, "...") if secret else words
+        return words
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ A stage leaves files in the folder of its job, and facts as JSON.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -194,8 +194,11 @@ def _take(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
         work.store.restore(entry, lambda name: work.folder / name)
     except Damaged as damage:
         emit("note", f"{damage}: made again")
-        for name in entry.outputs:
-            (work.folder / name).unlink(missing_ok=True)
+        for path in map(work.folder.joinpath, entry.outputs):
+            path.unlink(missing_ok=True)
+            if path.parent != work.folder:
+                with suppress(OSError):  # a stage before has files there
+                    path.parent.rmdir()
         return False
     for note in entry.notes:
         emit("note", note)
