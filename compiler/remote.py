@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -102,14 +103,8 @@ class Remote:
         """Uploads an entry, after the blobs that are not there yet."""
         for one in entry.outputs.values():
             sha256, size = str(one["sha256"]), int(one["bytes"])
-            sent = self._ask(
-                lambda fs, root, sha256=sha256, size=size: _upload(
-                    fs, blob(sha256), f"{root}/blobs/{sha256}", size, anew=sha256 in self._bad
-                ),
-                size,
-                writes=True,
-            )
-            if not sent:
+            upload = partial(_upload, path=blob(sha256), name=f"blobs/{sha256}", anew=sha256 in self._bad)
+            if not self._ask(upload, size, writes=True):
                 return
             self._bad.discard(sha256)
         base = key_of(entry.components)
@@ -272,13 +267,13 @@ def _download(fs: Any, source: str, path: Path) -> bool:
     return True
 
 
-def _upload(fs: Any, path: Path, final: str, size: int, *, anew: bool) -> bool:
+def _upload(fs: Any, root: str, *, path: Path, name: str, anew: bool) -> bool:
     """Uploads a file, where it is not there yet."""
     if not anew:
         with suppress(FileNotFoundError):
-            if fs.info(final)["size"] == size:
+            if fs.info(f"{root}/{name}")["size"] == path.stat().st_size:
                 return True
-    fs.put_file(os.fspath(path), final)
+    fs.put_file(os.fspath(path), f"{root}/{name}")
     return True
 
 
