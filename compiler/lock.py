@@ -4,7 +4,8 @@
     models.net.external   the same of what an ONNX file keeps beside it
     tools                 version of each tool of the jobs that can be built on the machine that locked
 
-A check reads the lock and digests files; it imports no tool. What Python files import is not in it: the cache sees that.
+A check reads the lock and digests files; it imports no tool. What Python files import is not in it: it is code, and
+version control pins that.
 """
 
 import json
