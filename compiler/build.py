@@ -19,7 +19,6 @@ from .executors import Executor, Task
 from .project import Entry, Project
 from .recipe import Job
 from .results import Row
-from .target import Precision
 from .worker import Emit, Limits
 
 _SHARED = ("optimize", "calibrate")
@@ -112,8 +111,8 @@ def run(
                 except PlancError as error:
                     result = Outcome(task.name, "failed", reason=str(error), exit_code=error.exit_code)
                 if task.job:
-                    finish(_with_made(result, [name for one in task.after for name in made.get(one, ())]))
-                elif task.name.startswith(_STAGES) and isinstance(result, list):
+                    finish(_with_made(result, [name for one in task.after for name in made.pop(one, ())]))
+                elif isinstance(result, list):
                     made[task.name] = result
             if fail_fast and any(row.status == "failed" for row in rows.values()):
                 for task in waiting.values():
@@ -180,7 +179,7 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
             "family": job.target.family,
             "origin": keys.keeps_origin(job),
             "calibration": [str(one) for one in asdict(job.quantization.calibration).values()],
-            "precision": "int8" if job.precision is Precision.INT8 else "16",
+            "everything": keys.watches_everything(job),
             "judge": job.quantization.guard.data,
         })  # fmt: skip
         name = f"calibrate {like[:12]}"

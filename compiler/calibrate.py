@@ -103,7 +103,7 @@ def measure(
         emit: receives the stage.
 
     Raises:
-        UsageError: the data does not fit, or a tensor holds NaN.
+        UsageError: the data does not fit.
         BuildFailed: ONNX Runtime cannot run the graph on it.
     """
     from ..calibration.observers import Observer
@@ -138,12 +138,23 @@ def measure(
         channels=channels,
         whole=channelled,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
     )
-    for name, count in made.non_finite.items() if not everything else ():  # masks hold infinities
-        raise UsageError(
-            f"{name!r} is NaN or infinite in {count} of {made.tensors[name].count} elements on the calibration data",
-            hint="Mend the model or its data",
-        )
     return made, first if wanted.data else None
+
+
+def require_finite(graph: Path, made: "RangeTable") -> None:
+    """Checks what INT8 products read and give; other tensors, such as masks, may hold infinities.
+
+    Raises:
+        UsageError: a tensor held NaN or an infinity.
+    """
+    names = set(_observed(graph, everything=False)[0])
+    for name, count in made.non_finite.items():
+        if name in names:
+            seen = made.tensors[name].count
+            raise UsageError(
+                f"{name!r} is NaN or infinite in {count} of {seen} elements on the calibration data",
+                hint="Mend the model or its data",
+            )
 
 
 def graph_digest(graph: Path) -> str:
@@ -195,11 +206,10 @@ def _observed(graph: Path, everything: bool) -> tuple[list[str], set[str]]:
     from . import storage
 
     model = storage.load(graph)
-    if everything:
-        values = [value for node in model.graph for value in node.outputs]
-        return [value.name for value in values if value.name and value.dtype is ir.DataType.FLOAT], set()
     known = channelled(model)
-    return list(dict.fromkeys((*observed(model), *sorted(known)))), known
+    values = [value for node in model.graph for value in node.outputs] if everything else []
+    others = [value.name for value in values if value.name and value.dtype is ir.DataType.FLOAT]
+    return list(dict.fromkeys((*observed(model), *sorted(known), *others))), known
 
 
 def _ahead(run: Callable[[T], V], source: Iterator[T]) -> Iterator[tuple[T, V]]:

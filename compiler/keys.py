@@ -186,6 +186,11 @@ def keeps_origin(job: Job) -> bool:
     return is_lowered(job) or bool(backend(job).ORIGINS)
 
 
+def watches_everything(job: Job) -> bool:
+    """Whether all float32 tensors are calibrated: for 16 bits, or to serve both with one table."""
+    return job.precision is not Precision.INT8 or job.quantization.calibration.everything
+
+
 def _calibrate(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     wanted = job.quantization.calibration
     exported = done["export"]
@@ -196,7 +201,7 @@ def _calibrate(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
         "golden": exported.outputs[GOLDEN]["sha256"],
         "inputs": exported.facts["inputs"],
         "dims": exported.facts["dims"],
-        "everything": job.precision is not Precision.INT8,
+        "everything": watches_everything(job),
         "dynamic": job.quantization.dynamic,
         "calibration": {
             "data": _data(wanted.data, digest),

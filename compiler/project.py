@@ -234,7 +234,12 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
         recipe.quantization(max_drop=_bounds(part))
     words = _words({**model["tolerance"], **build["tolerance"]})
     targets = [_target(part, name) for name in build["targets"]]
-    quantization = cache(lambda precision: _quantization(part, precision))
+    both = any(
+        _is_lowered(recipe.draft(source, target, precision, name=part.name))
+        for target in targets for precision in map(Precision, build["precisions"])
+        if precision in (Precision.FP16, Precision.BF16)
+    )  # fmt: skip
+    quantization = cache(lambda precision: _quantization(part, precision, both))
     for target in targets:
         own = part.own.get(target.name, {})
         for precision in map(Precision, build["precisions"]):
@@ -266,12 +271,16 @@ def _source(part: _Part) -> recipe.Source:
     return replace(source, root=part.root) if is_module else source
 
 
-def _quantization(part: _Part, precision: Precision) -> recipe.Quantization:
-    """What a lowered graph is made from: ranges for 16 bits too, where there is real data."""
+def _is_lowered(job: recipe.Job) -> bool:
+    return recipe.lowered(recipe.alternatives(job))
+
+
+def _quantization(part: _Part, precision: Precision, both: bool) -> recipe.Quantization:
+    """What a lowered graph is made from: ranges for 16 bits too, where there is real data; `both` want one table."""
     model, int8 = part.model, precision is Precision.INT8
     data, table = model.get("calibration", ""), model.get("ranges")
     with _within(f"{part.file}: {schema.where(('model', part.name))}:"):
-        return recipe.quantization(
+        made = recipe.quantization(
             data=_at(part.root, data),
             samples=model.get("samples"),
             method=model["method"],
@@ -283,6 +292,8 @@ def _quantization(part: _Part, precision: Precision) -> recipe.Quantization:
             evaluation=_at(part.root, model.get("eval", "")),
             dynamic=model["dynamic"] and int8,
         )
+    both = both and bool(data or table)
+    return replace(made, calibration=replace(made.calibration, everything=both))
 
 
 def _target(part: _Part, name: str) -> Target:
@@ -301,7 +312,7 @@ def _job(
 ) -> tuple[recipe.Job, str]:
     """The job, and why it cannot be built here; empty where it can."""
     bare = recipe.draft(source, target, precision, name=part.name)
-    lowered = precision is not Precision.FP32 and recipe.lowered(recipe.alternatives(bare))
+    lowered = precision is not Precision.FP32 and _is_lowered(bare)
     how = quantization(precision) if lowered else recipe.Quantization()
     paths = recipe.path_options(bare)
     given = _words(_rooted(part, part.build["options"], paths))
@@ -322,14 +333,13 @@ def _gates(part: _Part, job: recipe.Job) -> Gates:
     p99, speed, growth = (gates.get(one) for one in ("max_p99", "min_speedup", "max_regression"))
     size, rss = (gates.get(one) for one in ("max_size", "max_rss"))
     fp32 = job.precision is Precision.FP32
-    guarded = recipe.lowered(recipe.alternatives(job))
     return Gates(
         max_p99_ms=None if p99 is None else _number(p99, _SCALES),
         min_speedup=None if speed is None or fp32 else _number(speed, {"x": 1}),
         max_slowdown=None if growth is None else 1 + _number(growth, {"%": 0.01}),
         max_size_bytes=_bytes(part, ("build", part.index, "gates", "max_size"), size),
         max_rss_bytes=_bytes(part, ("build", part.index, "gates", "max_rss"), rss),
-        max_drop=() if fp32 or guarded else _bounds(part),
+        max_drop=() if fp32 or _is_lowered(job) else _bounds(part),
     )
 
 

@@ -64,6 +64,8 @@ class Calibration:
         method: file in `calibration/`.
         table: a ready ranges.json.
         random: whether random data may take the place of real data.
+        everything: whether all float32 tensors are watched, as 16 bits need, and not only those that INT8 does: one
+            table then serves both.
     """
 
     data: str = ""
@@ -71,6 +73,7 @@ class Calibration:
     method: str = "mse"
     table: Path | None = None
     random: bool = False
+    everything: bool = False
 
     @property
     def given(self) -> bool:

@@ -348,8 +348,10 @@ def _ranges(work: Work, emit: Emit) -> "Mapping[str, np.ndarray] | None":
         return None
     model = work.model
     work.table, sample = calibrate.measure(
-        work.graph, wanted, model.inputs, model.dims, everything=precision is not Precision.INT8, emit=emit
+        work.graph, wanted, model.inputs, model.dims, everything=keys.watches_everything(work.job), emit=emit
     )
+    if precision is Precision.INT8:
+        calibrate.require_finite(work.graph, work.table)
     return sample
 
 
@@ -375,9 +377,11 @@ def _make_golden(work: Work, sample: "Mapping[str, np.ndarray] | None", emit: Em
 
 
 def _lower(work: Work, emit: Emit) -> None:
-    from . import guard, quantize
+    from . import calibrate, guard, quantize
 
     emit("stage", "lower")
+    if work.job.precision is Precision.INT8 and work.table is not None:
+        calibrate.require_finite(work.graph, work.table)
     how = quantize.lowering(work.job, work.model.dims)
     if work.job.quantization.guard.bounds:
         work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)

@@ -91,6 +91,17 @@ def test_a_matrix_makes_what_is_shared_once(site: Path) -> None:
     assert manifest["config"]["model"]["calibration"] == "calib.npz"
 
 
+def test_one_table_serves_int8_and_16_bits(site: Path, tmp_path: Path) -> None:
+    for name in ("one.onnx", "calib.npz"):
+        (tmp_path / name).write_bytes((site / name).read_bytes())
+    text = TOML.replace("[model.two]", "[model.two]\ndescription = 'unused'").replace('"one", "two"', '"one"')
+    (tmp_path / "two.onnx").write_bytes((site / "two.onnx").read_bytes())
+    (tmp_path / "planc.toml").write_text(text.replace('"fp32", "int8"', '"fp32", "fp16", "int8"'))
+    rows = _build(tmp_path)
+    assert {row.id: row.status for row in rows if row.status != "built"} == {"one-onnxruntime-cpu-fp16": "skipped"}
+    assert _count(tmp_path)["calibrate"] == 1
+
+
 def test_nothing_to_do_makes_nothing_and_changes_no_file(site: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*") if path.is_file()}
     rows = _build(site)
