@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -190,3 +191,20 @@ def test_a_lock_that_cannot_be_read(content: str | None, told: str, site: Path) 
     with pytest.raises(UsageError, match=told) as caught:
         _require(site)
     assert "planc lock writes it" in caught.value.hint
+
+
+def test_the_command_line(site: Path, planc: Callable[..., Any]) -> None:
+    assert planc("lock", "--cache", "cache", cwd=site).stdout == "unchanged planc.lock\n"
+    for verb in ("plan", "build"):
+        (site / "keep.txt").write_text("# another\n")
+        words = (verb, "--locked", "--cache", "cache", "--only", "net-null-*")
+        assert planc(*words, cwd=site, expect=1).stderr == (
+            "planc: planc.lock: model net: keep.txt changed. If that is meant, run planc lock\n"
+        )
+    assert json.loads(planc("lock", "--format", "json", cwd=site).stdout)["status"] == "replaced"
+    assert planc("plan", "--locked", "--cache", "cache", "--only", "net-null-*", cwd=site).stdout
+    (site / "planc.lock").unlink()
+    assert planc("build", "--locked", "--cache", "cache", cwd=site, expect=2).stderr == (
+        "planc: --locked: no such file: planc.lock. planc lock writes it\n"
+    )
+    assert not (site / "out").exists()

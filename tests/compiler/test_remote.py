@@ -107,6 +107,7 @@ def _content(s3: Any, name: str) -> dict[str, Any]:
 
 
 def _payloads(folder: Path) -> dict[str, bytes]:
+    assert folder.is_dir()
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("model.onnx")}
 
 
@@ -219,6 +220,39 @@ def test_a_server_that_is_gone_is_told_once(site: Path, tmp_path: Path, monkeypa
     assert "the shared cache s3://bucket/gone: " in line
     assert line.endswith("; this build goes on without it")
     assert "secret" not in line
+
+
+# The command line
+
+
+def test_the_command_line_takes_a_url_or_that_of_planc_toml(
+    site: Path, s3: Any, shared: Path, tmp_path: Path, planc: Callable[..., Any]
+) -> None:
+    url = "s3://bucket/shared"
+    for name, words in {"flag": ["--cache", url], "file": ["--set", f"cache.url={url}"]}.items():
+        place = {"cwd": site, "PLANC_CACHE_DIR": str(tmp_path / name)}
+        done = planc("plan", *words, "--format", "json", **place)
+        assert {row["state"] for one in json.loads(done.stdout)["jobs"] for row in one["stages"]} == {"cached"}
+        done = planc("build", *words, "--set", f"output={tmp_path / name / 'out'}", "--format", "json", **place)
+        assert [(row["status"], row["made"]) for row in json.loads(done.stdout)["jobs"]] == [("cached", [])]
+        assert _payloads(tmp_path / name / "out") == _payloads(shared / "out")
+
+
+def test_the_command_line_keeps_secrets(
+    site: Path, planc: Callable[..., Any], tmp_path: Path, onnx_file: Write
+) -> None:
+    url = "s3://key:secret@bucket/a?token=secret"
+    words = ("--cache", url, "-t", "openvino-cpu", "-o", "art")
+    text = """<ir_version: 8, opset_import: ["" : 18, "com.microsoft": 1]>
+    g (float[2,8] x) => (float[2,4] y) { y = com.microsoft.CDist<metric="euclidean">(x, w) }"""
+    onnx_file(tmp_path / "cdist.onnx", text, w=np.ones((4, 8), np.float32))
+    done = planc("compile", "cdist.onnx", *words, cwd=tmp_path, expect=4)
+    assert "--cache 's3://bucket/a'" in done.stderr
+    assert done.stderr.count("this build goes on without it") == 1
+    assert "secret" not in done.stdout + done.stderr
+    done = planc("plan", "--cache", url.replace("s3", "no"), cwd=site, expect=2)
+    assert done.stderr.startswith("planc: --cache no://bucket/a: ")
+    assert "secret" not in done.stderr
 
 
 # Single entries
