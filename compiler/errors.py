@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/'\"]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?")
+_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s'\"]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?")
 _MOST_WORDS = 40
 
 

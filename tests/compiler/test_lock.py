@@ -208,3 +208,17 @@ def test_the_command_line(site: Path, planc: Callable[..., Any]) -> None:
         "planc: --locked: no such file: planc.lock. planc lock writes it\n"
     )
     assert not (site / "out").exists()
+
+
+def test_a_check_imports_no_tool(site: Path, python: Callable[..., str]) -> None:
+    code = """
+import sys
+from planc import cli
+sys.argv = ["planc", "plan", "--locked", "--cache", "cache"]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+print(sorted({"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "numpy", "fsspec"} & set(sys.modules)))
+"""
+    assert python(code, cwd=site).splitlines()[-1] == "[]"
