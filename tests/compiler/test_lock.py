@@ -90,12 +90,6 @@ def test_it_is_small_sorted_and_stable(site: Path) -> None:
     assert {"planc", "python", "torch", "onnx", "onnxruntime", "numpy"} <= set(document["tools"])
     assert document["tools"]["onnxruntime"] == host.version("onnxruntime")
     assert str(site) not in text
-    before = (site / "planc.lock").stat().st_mtime_ns
-    assert _lock(site) == "unchanged"
-    assert (site / "planc.lock").stat().st_mtime_ns == before
-    (site / "eval.npz").write_bytes((site / "real.npz").read_bytes())
-    assert _lock(site) == "replaced"
-    _require(site)
 
 
 def test_what_is_as_it_was_is_not_told(site: Path) -> None:
@@ -194,7 +188,9 @@ def test_a_lock_that_cannot_be_read(content: str | None, told: str, site: Path) 
 
 
 def test_the_command_line(site: Path, planc: Callable[..., Any]) -> None:
+    before = (site / "planc.lock").stat().st_mtime_ns
     assert planc("lock", "--cache", "cache", cwd=site).stdout == "unchanged planc.lock\n"
+    assert (site / "planc.lock").stat().st_mtime_ns == before
     for verb in ("plan", "build"):
         (site / "keep.txt").write_text("# another\n")
         words = (verb, "--locked", "--cache", "cache", "--only", "net-null-*")
