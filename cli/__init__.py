@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..compiler.errors import EXIT_CODES, BuildFailed, PlancError, one_line
+from ..compiler.errors import EXIT_CODES, BuildFailed, PlancError, one_line, plain
 from ._show import print_json
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -17,8 +17,8 @@ _INTERRUPTED = 130
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _VERBS = (
-    "compile", "init", "build", "plan", "cache", "export", "optimize", "calibrate", "quantize", "bisect", "passes",
-    "verify", "run", "bench", "diff", "inspect", "targets", "doctor",
+    "compile", "init", "build", "plan", "lock", "cache", "export", "optimize", "calibrate", "quantize", "bisect",
+    "passes", "verify", "run", "bench", "diff", "inspect", "targets", "doctor",
 )  # fmt: skip
 """In the order of `planc --help`; each is a file here with a `typer.Typer` called `app`."""
 
@@ -88,7 +88,7 @@ def _crash(error: BaseException) -> NoReturn:
         ]
     )
     with tempfile.NamedTemporaryFile("w", prefix="planc-crash-", suffix=".txt", delete=False) as file:
-        file.write(report)
+        file.write(plain(report))
     _fail(
         70,
         f"a bug in planc: {one_line(f'{type(error).__name__}: {error}')}",
@@ -114,7 +114,7 @@ def main() -> None:
         if isinstance(error, BuildFailed) and not hint and not debug:
             import shlex
 
-            hint = f"Repeat with its output: planc {shlex.join(sys.argv[1:])} --debug"
+            hint = f"Repeat with its output: planc {plain(shlex.join(sys.argv[1:]))} --debug"
         _fail(error.exit_code, error.what, hint)
     except (KeyboardInterrupt, typer.Abort):
         _fail(_INTERRUPTED, "interrupted: nothing was written")

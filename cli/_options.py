@@ -134,9 +134,13 @@ WriteExclude = Annotated[
 ]
 
 
-CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Where stages are kept; PLANC_CACHE_DIR by default.")
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="DIR|URL", help="Where stages are kept, or s3://... to share them as well."),
 ]
+
+
+Locked = Annotated[bool, typer.Option("--locked", help="Check data, weights and tools against planc.lock first.")]
 
 
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make every stage, and keep none.")]
@@ -181,12 +185,13 @@ def set_up(output_format: str, debug: bool) -> None:
         logging.getLogger("planc").setLevel(logging.DEBUG)
 
 
-def open_store(folder: Path | None, no_cache: bool) -> "Store | None":
-    from ..compiler.cache import Store, default_root
+def open_store(place: str | None, no_cache: bool, url: str = "") -> "Store | None":
+    """The store at a folder or URL; `url` is what planc.toml names, for where the user names none."""
+    from ..compiler import remote
 
-    if no_cache and folder is not None:
+    if no_cache and place is not None:
         raise UsageError("--cache and --no-cache exclude each other", hint="Drop one")
-    return None if no_cache else Store(folder or default_root())
+    return None if no_cache else remote.open_store(place, url)
 
 
 def limits_of(source: "Source | None", seconds: float, memory: str | None) -> "Limits":

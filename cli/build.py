@@ -7,9 +7,10 @@ import typer
 
 from ..compiler.errors import UsageError
 from ._options import (
-    CacheFolder,
+    Cache,
     Debug,
     Format,
+    Locked,
     OnlyJobs,
     Overrides,
     Overwrite,
@@ -37,7 +38,8 @@ def build(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE.xml", help="Jobs as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE.md", help="A summary.")] = None,
     github: Annotated[bool, typer.Option("--github", help="Annotations and job summary of GitHub Actions.")] = False,
-    cache: CacheFolder = None,
+    locked: Locked = False,
+    cache: Cache = None,
     overwrite: Overwrite = False,
     output_format: Format = "text",
     debug: Debug = False,
@@ -45,15 +47,17 @@ def build(
     """Build the jobs of planc.toml: models x targets x precisions, cached and in parallel."""
     set_up(output_format, debug)
     from ..compiler import build as builder
-    from ..compiler import host, project
+    from ..compiler import host, lock, project
     from ..compiler.executors import local
 
     if jobs < 0:
         raise UsageError(f"--jobs {jobs} is negative", hint="Give a number such as -j 4, or 0 for one per core")
     read = project.load(file, overrides=overrides)
     entries = project.select(read.jobs, only, skip, require)
-    store = open_store(cache, no_cache=False)
+    store = open_store(cache, no_cache=False, url=read.cache)
     assert store
+    if locked:
+        lock.require(file, entries, store.digest)
     with Board(len(entries)) as board:
         rows = builder.run(
             read,

@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from ._options import CacheFolder, Debug, Format, open_store, set_up
+from ._options import Cache, Debug, Format, open_store, set_up
 from ._show import print_json, print_tree, size_of
 
 app = typer.Typer(no_args_is_help=True, help="Look at the stage cache, and keep it small.", rich_markup_mode=None)
 
 
 @app.command("ls")
-def cache_ls(cache: CacheFolder = None, output_format: Format = "text", debug: Debug = False) -> None:
+def cache_ls(cache: Cache = None, output_format: Format = "text", debug: Debug = False) -> None:
     """List what the cache has, the oldest use first."""
     set_up(output_format, debug)
     store = open_store(cache, no_cache=False)
@@ -28,7 +28,7 @@ def cache_ls(cache: CacheFolder = None, output_format: Format = "text", debug: D
 @app.command("explain")
 def cache_explain(
     key: Annotated[str, typer.Argument(metavar="KEY", help="First characters of a key, see planc cache ls.")],
-    cache: CacheFolder = None,
+    cache: Cache = None,
     output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
@@ -47,7 +47,7 @@ def cache_explain(
 @app.command("prune")
 def cache_prune(
     max_size: Annotated[str, typer.Option("--max-size", metavar="SIZE", help="What may stay, such as 5GB.")],
-    cache: CacheFolder = None,
+    cache: Cache = None,
     output_format: Format = "text",
     debug: Debug = False,
 ) -> None:
@@ -65,7 +65,7 @@ def cache_prune(
 
 
 @app.command("verify")
-def cache_verify(cache: CacheFolder = None, output_format: Format = "text", debug: Debug = False) -> None:
+def cache_verify(cache: Cache = None, output_format: Format = "text", debug: Debug = False) -> None:
     """Digest every file of the cache; what is damaged is removed, and the exit code is 1."""
     set_up(output_format, debug)
     store = open_store(cache, no_cache=False)

@@ -8,7 +8,7 @@ import typer
 from ._options import (
     METHOD,
     AllowRandom,
-    CacheFolder,
+    Cache,
     CalibrationData,
     Debug,
     Dims,
@@ -44,7 +44,7 @@ def calibrate(
     inputs: Inputs = [],  # noqa: B006
     dims: Dims = [],  # noqa: B006
     weights: Weights = None,
-    cache: CacheFolder = None,
+    cache: Cache = None,
     no_cache: NoCache = False,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ._options import CacheFolder, Debug, OnlyJobs, Overrides, ProjectFile, RequireJobs, SkipJobs, open_store, set_up
+from ._options import Cache, Debug, Locked, OnlyJobs, Overrides, ProjectFile, RequireJobs, SkipJobs, open_store, set_up
 from ._show import print_json
 
 app = typer.Typer()
@@ -18,7 +18,8 @@ def plan(
     only: OnlyJobs = [],  # noqa: B006
     skip: SkipJobs = [],  # noqa: B006
     require: RequireJobs = [],  # noqa: B006
-    cache: CacheFolder = None,
+    locked: Locked = False,
+    cache: Cache = None,
     output_format: Annotated[
         str, typer.Option("--format", metavar="text|json|dot|mermaid", help="What stdout carries.")
     ] = "text",
@@ -27,11 +28,15 @@ def plan(
     """Show what planc build would do: each stage, cached or to build and why."""
     set_up("text" if output_format in ("dot", "mermaid") else output_format, debug)
     from ..compiler import build as builder
-    from ..compiler import project
+    from ..compiler import lock, project
 
-    store = open_store(cache, no_cache=False)
+    read = project.load(file, overrides=overrides)
+    entries = project.select(read.jobs, only, skip, require)
+    store = open_store(cache, no_cache=False, url=read.cache)
     assert store
-    planned = builder.plan(project.select(project.load(file, overrides=overrides).jobs, only, skip, require), store)
+    if locked:
+        lock.require(file, entries, store.digest)
+    planned = builder.plan(entries, store)
     if output_format == "json":
         print_json({"jobs": planned})
         return

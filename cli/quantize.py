@@ -9,7 +9,7 @@ from ._options import (
     METHOD,
     SMOOTHING,
     AllowRandom,
-    CacheFolder,
+    Cache,
     CalibrationData,
     Data,
     Debug,
@@ -72,7 +72,7 @@ def quantize(
     data: Data = None,
     weights: Weights = None,
     tolerance: Tolerances = [],  # noqa: B006
-    cache: CacheFolder = None,
+    cache: Cache = None,
     no_cache: NoCache = False,
     overwrite: Overwrite = False,
     trust_pickle: TrustPickle = False,

@@ -108,11 +108,19 @@ class Store:
             base = key_of(entry.components)
             key = key_of({"base": base, "reads": entry.reads}) if entry.reads else base
             whole = replace(entry, key=key, outputs=outputs)
-            self._write(f"entries/{key}.json", sealed(asdict(whole)))
-            known = [one for one in self._records(base) if one["key"] != key]
-            records = [{"key": key, "reads": entry.reads}, *known][:_MOST_RECORDS]
-            self._write(f"traces/{base}.json", sealed({"records": records}))
+            self._note(whole)
         return whole
+
+    @property
+    def local(self) -> "Store":
+        """What worker processes get of it: the folder, see `remote`."""
+        return self
+
+    def share(self, entry: Entry) -> None:
+        """Gives an entry that was saved by a worker to others; there are none."""
+
+    def fetch(self, entry: Entry, only: Collection[str] | None = None) -> None:
+        """Brings the files of an entry to this machine; they are here."""
 
     def restore(
         self, entry: Entry, place: Callable[[str], Path], *, only: Collection[str] | None = None, copied: bool = False
@@ -136,10 +144,12 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._bring(facts["sha256"], path, linked=self.private or not copied):
                 continue
-            for bad in (self._path("blobs", facts["sha256"]), self._path("entries", f"{entry.key}.json")):
+            blob = self._path("blobs", facts["sha256"])
+            how = "is damaged" if blob.exists() else "has a gap"
+            for bad in (blob, self._path("entries", f"{entry.key}.json")):
                 with suppress(OSError):
                     bad.unlink()
-            raise Damaged(f"{entry.stage} {entry.key[:12]}: {name}")
+            raise Damaged(f"the cache {how}, {entry.stage} {entry.key[:12]} {name}")
 
     def digest(self, path: Path) -> str:
         """Returns the SHA-256 of a file; one that has not changed since it was read is not read again.
@@ -277,6 +287,14 @@ class Store:
         said = _read_sealed(self._path("entries", f"{key}.json"))
         return Entry(**{**said, "notes": tuple(said["notes"])}) if said else None
 
+    def _note(self, entry: Entry) -> None:
+        """Writes an entry, and then that its base has it."""
+        base = key_of(entry.components)
+        self._write(f"entries/{entry.key}.json", sealed(asdict(entry)))
+        known = [one for one in self._records(base) if one["key"] != entry.key]
+        records = [{"key": entry.key, "reads": entry.reads}, *known][:_MOST_RECORDS]
+        self._write(f"traces/{base}.json", sealed({"records": records}))
+
     def _keep(self, path: Path) -> dict[str, Any]:
         """Makes a blob of a file, also where there is one: it may be damaged. The file becomes read-only with it."""
         sha256, size = files.digest(path), path.stat().st_size
@@ -284,9 +302,13 @@ class Store:
         blob.parent.mkdir(parents=True, exist_ok=True)
         with self._temporary(blob) as fresh:
             link_or_copy(path, fresh)
-            fresh.chmod(_READ_ONLY)
-            fresh.replace(blob)
+            self._adopt(fresh, blob)
         return {"sha256": sha256, "bytes": size}
+
+    def _adopt(self, fresh: Path, blob: Path) -> None:
+        """Makes a whole file a blob."""
+        fresh.chmod(_READ_ONLY)
+        fresh.replace(blob)
 
     def _bring(self, sha256: str, path: Path, *, linked: bool) -> bool:
         """Puts a blob at `path`; returns whether it is there and whole."""

@@ -1,7 +1,9 @@
 """One class per exit code; each error is one line that says what, where, and the next thing to type."""
 
+import re
 from collections.abc import Iterable
 
+_SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s'\"]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?")
 _MOST_WORDS = 40
 
 
@@ -82,6 +84,11 @@ def one_line(text: str, limit: int = 600) -> str:
     if len(line) <= limit:
         return line
     return f"{line[: limit // 2]} ... {line[-limit // 2 :]}"
+
+
+def plain(text: str) -> str:
+    """Returns `text` without what URLs in it may keep secret: `s3://key:secret@bucket/a?b` -> `s3://bucket/a`."""
+    return _SECRETS.sub(r"\1\2", text)
 
 
 def words_of(error: BaseException) -> str:

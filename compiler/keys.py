@@ -127,6 +127,16 @@ def graph(done: Done) -> dict[str, str]:
     }  # fmt: skip
 
 
+def tools(job: Job) -> dict[str, str | None]:
+    """Versions of all that touches a job, planc's own code among them."""
+    return {
+        "planc": f"{host.version('planc')}+{own_digest()[:12]}",
+        "python": platform.python_version(),
+        **_versions(*_FRONTEND_TOOLS[job.source.frontend], "onnxruntime"),
+        **backend(job).fingerprint(),
+    }
+
+
 @cache
 def own_digest() -> str:
     """SHA-256 of planc's own code and data: each change of planc builds anew."""

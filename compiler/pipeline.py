@@ -4,7 +4,8 @@ User code runs in a worker of its own; the others never import torch. A graph pa
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -124,7 +125,7 @@ def run(
             try:
                 payload = _assemble(best, folder, used, manifest)
             except Damaged as damage:
-                _tell(on_event, f"the cache is damaged, and made again: {damage}")
+                _tell(on_event, f"{damage}: made again")
                 continue
             if accept is not None:
                 judged = accept(Artifact(payload, manifest), out if status == "replaced" else None, folder, on_event)
@@ -146,8 +147,9 @@ def through(
         PlancError: any class of the exit-code table.
     """
     folder.mkdir()
+    work = Work(job, folder, store.local)
+    _fetch(job, store, names)
     export = trail(job, store)[0].get("export")
-    work = Work(job, folder, store)
     try:
         if export is None:
             raise Damaged("no export yet")
@@ -156,16 +158,19 @@ def through(
     except Damaged:
         files.remove(folder)  # what was there of it
         folder.mkdir()
-        work = worker.call(run_stages, work, ("export",), limits=limits, on_event=on_event)
+        with _sharing(store, on_event) as listen:
+            work = worker.call(run_stages, work, ("export",), limits=limits, on_event=listen)
+        _fetch(job, store, names)  # an edit that changes nothing in the graph leads to what others have made
 
     def attempt(skipped: dict[str, str]) -> Work:
-        return worker.call(
-            run_stages,
-            replace(work, skipped=skipped),
-            names,
-            limits=replace(limits, steady=keys.backend(job).STEADY),
-            on_event=on_event,
-        )
+        with _sharing(store, on_event) as listen:
+            return worker.call(
+                run_stages,
+                replace(work, skipped=skipped),
+                names,
+                limits=replace(limits, steady=keys.backend(job).STEADY),
+                on_event=listen,
+            )
 
     try:
         work = optimize.leaving_out(attempt)
@@ -174,6 +179,34 @@ def through(
     for entry in work.done.values():
         store.note_last(str(job.id), entry)
     return work
+
+
+def _fetch(job: Job, store: Store, names: tuple[str, ...]) -> None:
+    """Brings what a shared store has of some stages to this machine: workers know its local half only."""
+    for name, entry in trail(job, store)[0].items():
+        if name in names:
+            store.fetch(entry)
+
+
+@contextmanager
+def _sharing(store: Store, on_event: Emit | None) -> Iterator[Emit]:
+    """Hears what a worker keeps, and gives it to others at the end, also where a later stage has failed."""
+    kept: list[Entry] = []
+
+    def listen(kind: str, value: Any) -> None:
+        if kind == "kept":
+            kept.append(value)
+        elif on_event is not None:
+            on_event(kind, value)
+
+    try:
+        yield listen
+    except PlancError:
+        for entry in kept:
+            store.share(entry)
+        raise
+    for entry in kept:
+        store.share(entry)
 
 
 def _candidates(

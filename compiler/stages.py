@@ -12,7 +12,7 @@ A stage leaves files in the folder of its job, and facts as JSON.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -198,9 +198,12 @@ def _take(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
     try:
         work.store.restore(entry, lambda name: work.folder / name)
     except Damaged as damage:
-        emit("note", f"the cache is damaged, and made again: {damage}")
-        for name in entry.outputs:
-            (work.folder / name).unlink(missing_ok=True)
+        emit("note", f"{damage}: made again")
+        for path in map(work.folder.joinpath, entry.outputs):
+            path.unlink(missing_ok=True)
+            if path.parent != work.folder:
+                with suppress(OSError):  # a stage before has files there
+                    path.parent.rmdir()
         return False
     for note in entry.notes:
         emit("note", note)
@@ -233,6 +236,7 @@ def _make(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
     seconds = time.perf_counter() - start
     fresh = Entry(stage.name, "", components, reads, {}, stage.facts(work), tuple(notes), round(seconds, 3))
     work.done[stage.name] = work.store.save(fresh, made)
+    emit("kept", work.done[stage.name])
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

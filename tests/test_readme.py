@@ -53,6 +53,7 @@ def test_every_block_is_one_that_this_test_executes() -> None:
         "compile",
         "build",
         "plan",
+        "lock",
         "cache",
         "calibrate",
         "quantize",

@@ -112,16 +112,21 @@ def test_nothing_to_do_makes_nothing_and_changes_no_file(site: Path) -> None:
     assert {row["state"] for one in planned for row in one["stages"]} == {"cached"}
 
 
-def test_nothing_to_do_imports_nothing_heavy(site: Path, python: Callable[..., str]) -> None:
-    code = """
+@pytest.mark.parametrize("words", [["--cache", "cache"], ["--cache", "s3://nowhere"], ["--set", "cache.url=s3://no"]])
+def test_nothing_to_do_imports_nothing_heavy(
+    words: list[str], site: Path, python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANC_CACHE_DIR", str(site / "cache"))
+    code = f"""
 import sys
 from planc import cli
-sys.argv = ["planc", "build", "--cache", "cache", "--format", "json"]
+sys.argv = ["planc", "build", *{words}, "--format", "json"]
 try:
     cli.main()
 except SystemExit as end:
     assert end.code == 0, end.code
-print(sorted({"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "numpy", "tensorrt_rtx"} & set(sys.modules)))
+heavy = {{"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "numpy", "tensorrt_rtx", "fsspec", "s3fs"}}
+print(sorted(heavy & set(sys.modules)))
 """
     said = python(code, cwd=site)
     assert said.splitlines()[-1] == "[]"

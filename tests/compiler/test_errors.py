@@ -3,7 +3,7 @@
 import pytest
 
 from planc.compiler import errors
-from planc.compiler.errors import EXIT_CODES, PlancError, did_you_mean, one_line
+from planc.compiler.errors import EXIT_CODES, PlancError, did_you_mean, one_line, plain
 
 
 def test_every_class_has_an_exit_code_of_its_own() -> None:
@@ -37,3 +37,16 @@ def test_one_line_is_cut_in_the_middle() -> None:
 )
 def test_did_you_mean(word: str, known: list[str], said: str) -> None:
     assert did_you_mean(word, known) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("--cache 's3://key:sec/ret@bucket/a?token=x' -o out", "--cache 's3://bucket/a' -o out"),
+        ('no answer of "https://user@host:99/b?list=2": two://k@c', 'no answer of "https://host:99/b": two://c'),
+        ("a@b, c?d=e and n: 1..4@2", "a@b, c?d=e and n: 1..4@2"),
+    ],
+)
+def test_what_urls_keep_secret_is_not_shown(text: str, shown: str) -> None:
+    assert plain(text) == shown
