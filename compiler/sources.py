@@ -4,7 +4,7 @@ It comes from the store, so it is as complete where nothing was made. Of a job t
 have read, and what the one that failed had read when it did.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,9 @@ def of(entry: Entry, store: Store, failed: Collection[str] = ()) -> Sources:
     """
     job = entry.job
     data = (job.quantization.calibration.data, job.quantization.guard.data)
-    found = keys.named_files(job) | {path.resolve() for text in entry.gates.max_drop for path in recipe.data_files(text)}
+    found = keys.named_files(job) | {
+        path.resolve() for text in entry.gates.max_drop for path in recipe.data_files(text)
+    }
     folders = {Path(text).resolve() for text in data if text and Path(text).is_dir()}
     for one in (*recipe.candidates(job), *([entry.rival] if entry.rival else [])):
         for reads in _reads(one, store):
@@ -59,18 +61,27 @@ def _reads(job: Job, store: Store) -> Iterator[Mapping[str, Any]]:
             yield last["reads"]
 
 
-def write_depfile(path: Path, file: Path, found: Mapping[Entry, Sources]) -> None:
-    """Writes a depfile with a rule for each artifact's manifest.
+def together(file: Path, found: Collection[Sources]) -> Sources:
+    """The sources of a whole build.
+
+    Args:
+        file: planc.toml.
+        found: the sources of each job.
+    """
+    every = frozenset().union(*(one.files for one in found))
+    return Sources(every | {file.resolve()}, frozenset().union(*(one.folders for one in found)))
+
+
+def write_depfile(path: Path, file: Path, found: Mapping[Path, Sources]) -> None:
+    """Writes a depfile with a rule for the manifest of each artifact.
 
     Args:
         path: the depfile.
         file: planc.toml.
-        found: the sources of each job.
+        found: folder of the artifact -> its sources.
 
     Raises:
         IOFailed: the place cannot be written to.
     """
-    rules: dict[Path, Sequence[Path]] = {
-        entry.out / artifact.MANIFEST: [file, *sorted(sources.files)] for entry, sources in found.items()
-    }
+    rules = {out / artifact.MANIFEST: sorted(together(file, [one]).files) for out, one in found.items()}
     files.write_depfile(path, rules)

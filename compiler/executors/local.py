@@ -14,6 +14,7 @@ from . import Task
 
 _LOOK_SECONDS = 0.05  # between looks for a token of make's
 
+
 def create(workers: int, memory: int | None = None, jobserver: Jobserver | None = None) -> "Local":
     """Returns an executor.
 
