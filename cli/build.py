@@ -134,9 +134,9 @@ def _watch(file: Path, build: "Callable[[], tuple[int, Sources]]") -> NoReturn:
             _, known = build()
         except PlancError as error:
             print(f"planc: {error}", file=sys.stderr)
-        print(f"planc: watching {len(known.files)} files, until Ctrl-C", file=sys.stderr, flush=True)
         sys.stdout.flush()
         try:
+            print(f"planc: watching {len(known.files)} files, until Ctrl-C", file=sys.stderr, flush=True)
             saved = watch.wait(known, since)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None

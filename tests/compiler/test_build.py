@@ -208,9 +208,10 @@ def test_what_planc_did_not_make_is_not_replaced(site: Path) -> None:
     assert (site / "out" / "one-null-int8" / "model.onnx").read_text() == "mine, too"
 
 
-def test_jobs_that_need_more_memory_than_there_is_do_not_overlap(site: Path, tmp_path: Path) -> None:
+def test_jobs_that_need_more_memory_than_there_is_do_not_overlap(site: Path, onnx_file: Write, tmp_path: Path) -> None:
+    _model(onnx_file, site / "three.onnx", 5)
     text = TOML.replace('"onnxruntime-cpu", "null"', '"roomy"').replace('"fp32", "int8"', '"fp32"')
-    text += f'[target.roomy]\nbackend = "null"\nmemory = "2GiB"\n[model.three]\nsource = "one.onnx"\n{DIMS}'
+    text += f'[target.roomy]\nbackend = "null"\nmemory = "2GiB"\n[model.three]\nsource = "three.onnx"\n{DIMS}'
     (site / "roomy.toml").write_text(text.replace('["one", "two"]', '["one", "two", "three"]'))
     read = project.load(site / "roomy.toml", overrides=[f"output={json.dumps(str(tmp_path / 'out'))}"])
     told: list[str] = []
