@@ -5,10 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from planc.compiler import jobserver
@@ -132,3 +133,82 @@ def test_without_a_token_tasks_run_one_by_one() -> None:
     executor = local.create(4, 100, jobserver.connect("--jobserver-auth=-2,-2"))
     futures = [executor.submit(Task(str(number), work), _nothing) for number in range(4)]
     assert [future.result() for future in futures] == [1, 1, 1, 1]
+
+
+TOKENS = """
+import os, re
+fifo, reader = re.findall(r"--jobserver-auth=(?:fifo:(\\S+)|(\\d+),)", os.environ["MAKEFLAGS"])[-1]
+pipe = os.open(fifo or f"/dev/fd/{reader}", os.O_RDWR | os.O_NONBLOCK)
+try:
+    there = os.read(pipe, 16)
+except BlockingIOError:
+    there = b""
+os.write(pipe, there)
+print("tokens:", len(there), flush=True)
+"""
+MAKEFILE = """
+all:
+\t+@$(PYTHON) tokens.py
+\t+@$(PLANC) build & until [ -e one.started -a -e two.started ]; do sleep 0.1; done; $(PYTHON) tokens.py; \\
+\t  kill -TERM $$!; wait $$!; echo ended $$?
+\t+@$(PYTHON) tokens.py
+\t+@$(PLANC) build --set model.one.calibration=data.npz --set model.two.calibration=data.npz
+\t+@$(PYTHON) tokens.py
+hidden:
+\t@echo "$$MAKEFLAGS"
+\t@$(PLANC) build --set model.one.calibration=data.npz --set model.two.calibration=data.npz
+"""
+TOML = """
+[model.one]
+source = "net.onnx"
+calibration = "data.py:one"
+[model.two]
+source = "net.onnx"
+calibration = "data.py:two"
+[[build]]
+targets = ["null"]
+precisions = ["int8"]
+"""
+DATA = """
+import time
+from pathlib import Path
+
+
+def one():
+    Path("one.started").touch()
+    time.sleep(600)
+    yield {}
+
+
+def two():
+    Path("two.started").touch()
+    time.sleep(600)
+    yield {}
+"""
+
+
+def test_a_build_under_make_takes_part_and_gives_back_when_it_is_stopped(
+    tmp_path: Path, onnx_file: Callable[..., Path]
+) -> None:
+    """`make -j3` has two tokens beside its own job; a build that runs two jobs holds one of them."""
+    graph = '<ir_version: 8, opset_import: ["": 18]> g (float[4,64] x) => (float[4,32] y) { y = MatMul(x, w) }'
+    rng = np.random.default_rng(1)
+    onnx_file(tmp_path / "net.onnx", graph, w=rng.standard_normal((64, 32), dtype=np.float32))
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((8, 64), dtype=np.float32))
+    for name, text in {"planc.toml": TOML, "data.py": DATA, "tokens.py": TOKENS, "Makefile": MAKEFILE}.items():
+        (tmp_path / name).write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def make(goal: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "-j3", goal, f"PYTHON={sys.executable}", f"PLANC={Path(sys.executable).with_name('planc')}"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    done = make("all")
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith(("tokens", "ended", "2 jobs"))]
+    assert told == ["tokens: 2", "tokens: 1", "ended 130", "tokens: 2", "2 jobs: 2 built", "tokens: 2"]
+    assert "jobserver" not in done.stderr
+    hidden = make("hidden")  # the recipe lacks its +
+    assert hidden.returncode == 0, hidden.stderr
+    if "fifo:" not in hidden.stdout:  # as of make 4.4, whose server any child may open
+        assert "one job at a time. Put + before planc in the recipe" in hidden.stderr

@@ -1,4 +1,4 @@
-"""The files of examples/ that run elsewhere: each is linted, and each planc command in them is one of planc's."""
+"""The files of 04_ci run elsewhere: here each is linted, and its planc commands are held against planc's options."""
 
 import re
 import shlex
@@ -11,8 +11,7 @@ import pytest
 import typer
 import yaml
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-CI = EXAMPLES / "04_ci"
+CI = Path(__file__).parents[2] / "examples" / "04_ci"
 WORKFLOW = CI / ".github" / "workflows" / "models.yml"
 PIPELINE = CI / ".gitlab-ci.yml"
 DOCKERFILE = CI / "Dockerfile"
@@ -54,10 +53,7 @@ def test_the_linter_finds_what_is_wrong(linter: str, old: str, new: str, tmp_pat
 def _lines() -> dict[str, list[str]]:
     """Shell lines by file."""
     workflow, pipeline = yaml.safe_load(WORKFLOW.read_text()), yaml.safe_load(PIPELINE.read_text())
-    ninja = (EXAMPLES / "03_ninja" / "build.ninja").read_text().replace("${model}", "image").replace("$model", "image")
     return {
-        "Makefile": (EXAMPLES / "02_makefile" / "Makefile").read_text().replace("$(PLANC)", "planc").splitlines(),
-        "build.ninja": re.findall(r"command = (.*)", ninja),
         "models.yml": [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step],
         ".gitlab-ci.yml": [line for job in pipeline.values() if "script" in job for line in job["script"]],
         "Dockerfile": [
