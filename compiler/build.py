@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import cache, keys, observe, pipeline, recipe, stages
+from . import cache, choose, keys, observe, pipeline, recipe, stages
 from .cache import Store
 from .errors import GateFailed, PlancError
 from .executors import Executor, Task
@@ -148,7 +148,7 @@ def _tasks(project: Project, entries: Sequence[Entry], store: Store, overwrite: 
         if entry.skipped:
             continue
         limits = recipe.limits(entry.job.source, project.seconds, project.memory)
-        jobs = recipe.candidates(entry.job)
+        jobs = choose.candidates(entry.job)
         after: list[str] = []
         for job in jobs:
             after += _share(job, entry, store, limits, shared)
@@ -221,7 +221,7 @@ def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_ev
         on_event=on_event,
     )  # fmt: skip
     manifest = result.artifact.manifest
-    latency = result.report["latency"].get(manifest["job"]["target"], {}).get("latency_p50_ms")
+    latency = result.report["latency"].get(result.label, {}).get("latency_p50_ms")
     return Outcome(
         entry.id,
         "built" if result.made or result.status == "replaced" else "cached",
@@ -277,7 +277,7 @@ def _planned(entry: Entry, store: Store) -> dict[str, Any]:
     if entry.skipped:
         return {"job": entry.id, "skipped": entry.skipped, "stages": []}
     rows = []
-    for job in recipe.candidates(entry.job):
+    for job in choose.candidates(entry.job):
         done, missing, components = stages.trail(job, store)
         rest = list(keys.stages_of(job))[len(done) :]
         for name, one in done.items():
