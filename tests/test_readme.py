@@ -90,7 +90,7 @@ def test_the_quick_start(tmp_path: Path) -> None:
         for target in ("onnxruntime-cpu", "openvino-cpu", "l4")
         for precision in ("fp32", "int8")
     }
-    names = {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4"}
+    names = {"net", "net-auto", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4"}
     assert made == names | jobs
     assert {"ranges.json", "net.int8.onnx"} <= {path.name for path in tmp_path.iterdir()}
 
