@@ -188,4 +188,4 @@ def size_of(number: float) -> str:
 def write_depfile(depfile: Path, output: Path, sources: list[str]) -> None:
     from ..compiler.files import write_depfile
 
-    write_depfile(depfile, output, [Path(source) for source in sources])
+    write_depfile(depfile, {output: [Path(source) for source in sources]})

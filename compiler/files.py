@@ -184,18 +184,24 @@ def load_arrays(path: Path) -> "dict[str, np.ndarray]":
         ) from error
 
 
-def write_depfile(path: Path, output: Path, sources: Sequence[Path]) -> None:
-    """Writes a Make depfile: `output` depends on `sources`; each source has an empty rule, so that it may vanish.
+def write_depfile(path: Path, rules: Mapping[Path, Sequence[Path]]) -> None:
+    """Writes a depfile for Make or Ninja: a rule for each output; empty ones for sources, so that they may vanish.
+
+    Args:
+        path: the depfile.
+        rules: output -> what it depends on; what lies below this folder is named relative to it.
 
     Raises:
         IOFailed: the place cannot be written to.
     """
 
     def escape(name: Path) -> str:
-        return str(name).replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
+        shown = name.relative_to(here) if name.is_relative_to(here := Path.cwd()) else name
+        return str(shown).replace("$", "$$").replace("#", "\\#").replace(" ", "\\ ")
 
+    sources = dict.fromkeys(source for each in rules.values() for source in each)
     lines = [
-        f"{escape(output)}: {' '.join(map(escape, sources))}",
+        *(f"{escape(output)}: {' '.join(map(escape, each))}" for output, each in rules.items()),
         *(f"{escape(source)}:" for source in sources),
     ]
     write_text(path, "\n".join(lines) + "\n")

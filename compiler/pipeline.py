@@ -117,7 +117,7 @@ def run(
                 "candidates": [*(choice.rows if choice else ()), *map(_failed, failures.items())],
                 "passes": best.done["optimize"].facts["report"]["passes"],
             }
-            sources = _sources(built)
+            sources = _sources(job, built)
             list_excluded(best.job, best.done)
             status = "replaced" if out.exists() and any(out.iterdir()) else "built"
             if status == "replaced" and not overwrite and artifact.same_content(out, manifest, used.digest):
@@ -333,9 +333,9 @@ def _assemble(built: Built, folder: Path, store: Store, manifest: Mapping[str, A
     return payload
 
 
-def _sources(built: list[Built]) -> list[str]:
+def _sources(job: Job, built: list[Built]) -> list[str]:
     """Files that the result depends on, each once."""
-    found = set(keys.named_files(built[0].job))
+    found = set(keys.named_files(job))
     for one in built:
         for entry in one.done.values():
             found |= {path.resolve() for path in observe.sources(entry.reads, keys.anchor(one.job))}

@@ -226,8 +226,13 @@ def _make(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
         plugins.load("frontends", work.job.source.frontend)  # what it imports is in the key
     watched = keys.has_user_code(stage.name, work.job)
     own = (work.folder, work.store.root)
-    with observe.watching(own) if watched else nullcontext(observe.Seen()) as seen:
-        stage.run(work, tell)
+    seen = observe.Seen()
+    try:
+        with observe.watching(own) if watched else nullcontext(seen) as seen:
+            stage.run(work, tell)
+    except BaseException:
+        emit("read", sorted(map(str, {*seen.files, *seen.modules.values()})))
+        raise
     if stage.name == "export":
         seen.files |= {path.absolute() for path in work.model.sources}
     seen.files -= {path for path in seen.files if path.resolve() in keys.named_files(work.job)}

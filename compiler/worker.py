@@ -38,8 +38,8 @@ Emit = Callable[[str, Any], None]
 """Sends (kind, value) to the parent.
 
 ("stage", name) begins a stage, ("within", seconds) bounds its time, ("memory", bytes) says what the model needs,
-("kept", entry) tells of a stage that is in the store, and ("note", text) is for the user. The parent hears
-("tick", None) now and then: what it raises there cancels the child.
+("kept", entry) tells of a stage that is in the store, ("note", text) is for the user, and ("read", paths) is what
+user code that failed has read. The parent hears ("tick", None) now and then: what it raises there cancels the child.
 """
 
 _POLL_SECONDS = 0.02

@@ -69,7 +69,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra", [])) == {
         "torch", "openvino", "tensorrt-rtx", "tensorrt", "gpu", "onnxruntime-openvino", "onnxruntime-tensorrt-rtx",
-        "dask", "s3", "test", "bench",
+        "dask", "s3", "watch", "test", "bench",
     }  # fmt: skip
     assert "planc compile" in str(metadata.get_payload())
     (points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]

@@ -1,22 +1,29 @@
-"""This machine: each task in a thread that supervises worker processes; together they keep within its memory."""
+"""This machine: each task in a thread that supervises worker processes; together they keep within its memory.
+
+Under `make -jN` they keep within its jobs, too, see `jobserver`.
+"""
 
 import threading
 from concurrent.futures import Future
 from typing import Any
 
 from .. import host
+from ..jobserver import Jobserver
 from ..worker import Emit
 from . import Task
 
+_LOOK_SECONDS = 0.05  # between looks for a token of make's
 
-def create(workers: int, memory: int | None = None) -> "Local":
+
+def create(workers: int, memory: int | None = None, jobserver: Jobserver | None = None) -> "Local":
     """Returns an executor.
 
     Args:
         workers: tasks that run at once.
         memory: bytes that they may take together; None for nine tenths of the machine's.
+        jobserver: has a token for each task beside the first; None for as many as there are workers.
     """
-    return Local(workers, memory or host.memory_bytes() * 9 // 10)
+    return Local(workers, memory or host.memory_bytes() * 9 // 10, jobserver)
 
 
 class Stopped(BaseException):
@@ -26,9 +33,10 @@ class Stopped(BaseException):
 class Local:
     """Runs tasks in threads. A task that needs more memory than there is runs alone."""
 
-    def __init__(self, workers: int, memory: int) -> None:
+    def __init__(self, workers: int, memory: int, jobserver: Jobserver | None = None) -> None:
         self.workers = workers
         self.memory = memory
+        self.jobserver = jobserver
         self.free = memory
         self.running = 0
         self.stopped = False
@@ -61,8 +69,12 @@ class Local:
             if kind != "tick":
                 on_event(kind, value)
 
+        def may_begin() -> bool:
+            return self.stopped or (self.running < most and share <= self.free and self._is_allowed())
+
         with self.changed:
-            self.changed.wait_for(lambda: self.stopped or (self.running < most and share <= self.free))
+            while not self.changed.wait_for(may_begin, _LOOK_SECONDS if self.jobserver else None):
+                pass
             if self.stopped:
                 future.cancel()
                 return
@@ -76,4 +88,14 @@ class Local:
             with self.changed:
                 self.running -= 1
                 self.free += share
+                self._give_back()
                 self.changed.notify_all()
+
+    def _is_allowed(self) -> bool:
+        """Whether one more task may run: the first one needs no token."""
+        server = self.jobserver
+        return server is None or len(server.tokens) >= self.running or server.take()
+
+    def _give_back(self) -> None:
+        while self.jobserver and len(self.jobserver.tokens) > max(self.running - 1, 0):
+            self.jobserver.give()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ models = ["one", "two"]
 targets = ["onnxruntime-cpu", "null"]
 precisions = ["fp32", "int8"]
 """
+DIMS = 'dims = { n = "1..4@2" }\n'
 GRAPH = """<ir_version: 8, opset_import: ["": 18]>
 g (float[n,64] x) => (float[n,16] y) {
   a = MatMul(x, w)
@@ -183,6 +185,52 @@ def test_builds_at_once_make_each_stage_once(site: Path, tmp_path: Path) -> None
     ]
     assert len(set(manifests)) == 1
     assert Store(tmp_path / "fresh").verify()[1] == []
+
+
+def test_a_source_that_was_saved_without_a_change_touches_no_artifact(site: Path) -> None:
+    _build(site)
+    before = {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*") if path.is_file()}
+    (site / "one.onnx").touch()
+    (site / "planc.toml").write_text(f"# a comment\n{TOML}")
+    rows = _build(site, overwrite=False)
+    assert {row.status for row in rows} == {"cached"}
+    assert {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*") if path.is_file()} == before
+
+
+def test_what_planc_did_not_make_is_not_replaced(site: Path) -> None:
+    folder = site / "out" / "one-null-fp32"
+    (folder / "notes.txt").write_text("mine")  # in an artifact of planc, even
+    (site / "out" / "one-null-int8").rename(site / "kept")
+    (site / "out" / "one-null-int8").mkdir()
+    (site / "out" / "one-null-int8" / "model.onnx").write_text("mine, too")
+    rows = {row.id: row for row in _build(site, ("one-*",), overwrite=True)}
+    assert {name: row.exit_code for name, row in rows.items() if row.exit_code} == {
+        "one-null-fp32": UsageError.exit_code,
+        "one-null-int8": UsageError.exit_code,
+    }
+    assert "exists and is not an artifact of planc" in rows["one-null-fp32"].reason
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (site / "out" / "one-null-int8" / "model.onnx").read_text() == "mine, too"
+
+
+def test_jobs_that_need_more_memory_than_there_is_do_not_overlap(site: Path, onnx_file: Write, tmp_path: Path) -> None:
+    _model(onnx_file, site / "three.onnx", 5)
+    text = TOML.replace('"onnxruntime-cpu", "null"', '"roomy"').replace('"fp32", "int8"', '"fp32"')
+    text += f'[target.roomy]\nbackend = "null"\nmemory = "2GiB"\n[model.three]\nsource = "three.onnx"\n{DIMS}'
+    (site / "roomy.toml").write_text(text.replace('["one", "two"]', '["one", "two", "three"]'))
+    read = project.load(site / "roomy.toml", overrides=[f"output={json.dumps(str(tmp_path / 'out'))}"])
+    told: list[str] = []
+    rows = build.run(
+        read,
+        read.jobs,
+        store=Store(tmp_path / "cache"),
+        executor=local.create(4, 3 << 30),
+        on_event=lambda name, _kind, _value: told.append(name),
+    )
+    assert {row.status for row in rows} == {"built"}
+    jobs = [name for name in told if not name.startswith("export ")]
+    assert set(jobs) == {row.id for row in rows}
+    assert [name for name, _ in groupby(jobs)] == list(dict.fromkeys(jobs)), "each speaks until it ends"
 
 
 def test_a_plan_is_drawn(site: Path) -> None:

@@ -138,7 +138,7 @@ def test_depfile_is_read_by_make(tmp_path: Path) -> None:
     names = ["plain.py", "with space.py", "dollar$.py", "hash#.py"]
     for name in names:
         (tmp_path / name).write_text("")
-    files.write_depfile(tmp_path / "out.d", Path("out dir"), [Path(name) for name in names])
+    files.write_depfile(tmp_path / "out.d", {Path("out dir"): [Path(name) for name in names]})
     assert (tmp_path / "out.d").read_text().startswith("out\\ dir: plain.py with\\ space.py dollar$$.py hash\\#.py\n")
     (tmp_path / "Makefile").write_text("all: out\\ dir\nout\\ dir:\n\t@echo made from $(words $^)\ninclude out.d\n")
 
@@ -155,3 +155,13 @@ def test_depfile_is_read_by_make(tmp_path: Path) -> None:
         assert "made from" not in make().stdout, name
     (tmp_path / "plain.py").unlink()  # a source that vanished must not break the build
     assert make().returncode == 0
+
+
+def test_a_depfile_has_a_rule_for_each_output_and_names_what_is_below_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared, own, far = tmp_path / "src" / "shared.py", tmp_path / "own.py", Path("/far/weights.bin")
+    files.write_depfile(Path("out.d"), {Path("out/a"): [shared, own], Path("out/b"): [shared, far]})
+    rules = ["out/a: src/shared.py own.py", "out/b: src/shared.py /far/weights.bin"]
+    assert Path("out.d").read_text().splitlines() == [*rules, "src/shared.py:", "own.py:", "/far/weights.bin:"]

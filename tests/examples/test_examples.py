@@ -74,9 +74,50 @@ def test_make_compiles_again_after_the_weights_change_and_after_a_failure(tmp_pa
     assert "unchanged build/digits-onnxruntime-cpu" in make(folder, goal)
 
 
-def copy_of_the_project(tmp_path):
-    ignore = shutil.ignore_patterns("build", "__pycache__")
-    return shutil.copytree(EXAMPLES / "02_makefile", tmp_path / "project", ignore=ignore)
+@pytest.mark.slow
+def test_ninja_builds_once_and_then_what_a_helper_touches(tmp_path):
+    folder = copy_of_the_project(tmp_path, "03_ninja")
+    made = ninja(folder)
+    assert made.count("2 jobs: 2 built") == 2
+    for model in ("image", "text"):
+        for target in ("onnxruntime-cpu", "openvino-cpu"):
+            assert planc.load(folder / f"out/{model}-{target}-fp32")
+    assert "no work to do" in ninja(folder)
+
+    touch(folder / "blocks.py")  # build.ninja does not name it: the depfile does
+    touched = ninja(folder)
+    assert touched.count("2 jobs: 2 cached") == 1
+    assert "text" not in touched
+    assert "no work to do" in ninja(folder)
+
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("out/*/manifest.json")}
+    (folder / "blocks.py").write_text((folder / "blocks.py").read_text().replace("nn.ReLU()", "nn.SiLU()"))
+    assert "2 jobs: 2 built" in ninja(folder)
+    changed = {path.parent.name for path, old in times.items() if path.stat().st_mtime_ns != old}
+    assert changed == {"image-onnxruntime-cpu-fp32", "image-openvino-cpu-fp32"}
+    assert "no work to do" in ninja(folder)
+
+
+@pytest.mark.slow
+def test_the_ci_builds_its_plan_without_a_gpu(tmp_path):
+    folder = copy_of_the_project(tmp_path, "04_ci")
+    command = [Path(sys.executable).with_name("planc"), "build", "--only", "*-edge-*", "--require", "net-*"]
+    done = subprocess.run([*command, "--junit", "build.xml"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out" / "net-edge-fp16" / "model.plan").is_file()
+    assert 'errors="0"' in (folder / "build.xml").read_text()
+
+
+def copy_of_the_project(tmp_path, name="02_makefile"):
+    ignore = shutil.ignore_patterns("build", "out", "__pycache__")
+    return shutil.copytree(EXAMPLES / name, tmp_path / "project", ignore=ignore)
+
+
+def ninja(folder):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["ninja", "-v"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def make(folder, *goals):

@@ -63,3 +63,27 @@ def test_stop_cancels_what_runs_and_what_waits() -> None:
     executor.stop()
     assert isinstance(running.exception() if not running.cancelled() else local.Stopped(), local.Stopped)
     assert waiting.cancelled() or isinstance(waiting.exception(), local.Stopped)
+
+
+def test_what_exceeds_the_memory_together_does_not_overlap() -> None:
+    """Two big ones wait for each other while small ones, which fit beside a big one, begin before it ends."""
+    executor = local.create(8, memory=100)
+    log: list[str] = []
+    small = threading.Barrier(3)  # both small ones, beside a big one that does not end before
+
+    def work(name: str) -> Task:
+        def run(_emit: Emit) -> None:
+            log.append(f"{name} begins")
+            if name != "second":
+                small.wait(30)
+            log.append(f"{name} ends")
+
+        return Task(name, run, memory=70 if name in ("first", "second") else 15)
+
+    first = executor.submit(work("first"), _nothing)
+    while not log:
+        time.sleep(0.001)
+    rest = [executor.submit(work(name), _nothing) for name in ("second", "a", "b")]
+    wait([first, *rest])
+    assert log.index("second begins") > log.index("first ends")
+    assert max(log.index("a begins"), log.index("b begins")) < log.index("first ends")
