@@ -1,4 +1,4 @@
-"""One file per executor, with `create(workers) -> Executor`: where the tasks of a build run."""
+"""One file per executor, with `create(...) -> Executor`: where the tasks of a build run."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -32,7 +32,13 @@ class Task:
 
 
 class Executor(Protocol):
-    """Runs tasks."""
+    """Runs tasks.
+
+    Attributes:
+        elsewhere: whether they run on other machines, which say themselves what they cannot build.
+    """
+
+    elsewhere: bool
 
     def submit(self, task: Task, on_event: Emit) -> "Future[Any]":
         """Begins a task, or queues it; the future has its result, or what it raised."""

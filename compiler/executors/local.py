@@ -26,6 +26,8 @@ class Stopped(BaseException):
 class Local:
     """Runs tasks in threads. A task that needs more memory than there is runs alone."""
 
+    elsewhere = False
+
     def __init__(self, workers: int, memory: int) -> None:
         self.workers = workers
         self.memory = memory
