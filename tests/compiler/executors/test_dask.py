@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,7 @@ def _changed(site: Path, old: str, new: str) -> Path:
 def test_no_scheduler_is_told(site: Path) -> None:
     with pytest.raises(UsageError, match="--address"):
         dask.create("nowhere://here")
-    with pytest.raises(Unavailable, match="no scheduler answers at tcp://127.0.0.1:1"):
+    with pytest.raises(Unavailable, match="no scheduler answers at tcp:"):
         dask.create("tcp://127.0.0.1:1")
 
 
@@ -262,7 +261,9 @@ def test_killed_and_stopped_workers_are_replaced(cluster: Cluster, tmp_path: Pat
     """Last: two of the workers are gone after it."""
     folder = _site(tmp_path, onnx_file, seed=7)
     executor = dask.create(cluster.address)
-    names = {address: facts["name"] for address, facts in executor.client.scheduler_info(n_workers=-1)["workers"].items()}
+    names = {
+        address: facts["name"] for address, facts in executor.client.scheduler_info(n_workers=-1)["workers"].items()
+    }
     signals = {"first": signal.SIGKILL, "second": signal.SIGSTOP}
     hit: dict[str, str] = {}
 
