@@ -51,8 +51,9 @@ def doctor(
     for name, one in facts["targets"].items():
         runs = "runs here" if one["runnable"] else f"does not run here: {one['why_not_run']}"
         print(f"{name:24} builds {' '.join(one['buildable']) or 'nothing'}; {runs}")
-        for precision, reason in one["why_not"].items():
-            print(f"{'':24} not {precision}: {reason}")
+        for reason in dict.fromkeys(one["why_not"].values()):
+            names = " ".join(name for name, why in one["why_not"].items() if why == reason)
+            print(f"{'':24} not {names}: {reason}")
 
 
 def _print_answer(model: Path, answer: dict[str, Any], output_format: str) -> None:

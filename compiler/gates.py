@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -109,47 +109,75 @@ def gates(
 
 def judge(name: str, figures: Figures, gates: Gates, confidence: float) -> list[Row]:
     """Returns a row for each gate on one subject."""
-    rows = []
-
-    def bound(
-        gate: str, estimate: "Estimate", limit: float, unit: Callable[[float], str], what: str, *, least: bool = False
-    ) -> None:
-        rows.append(
-            _row(f"{name} --{gate} {unit(limit).lstrip('+')}", estimate, limit, unit, what, confidence, least=least)
-        )
-
-    if gates.max_p99_ms is not None:
-        bound("max-p99", figures.p99, gates.max_p99_ms, _ms, "p99")
-    if figures.speedup is not None:
-        if gates.min_speedup is not None:
-            bound("min-speedup", figures.speedup, gates.min_speedup, _times, f"over {figures.than}", least=True)
-        if gates.max_slowdown is not None:
-            slowdown = figures.speedup.inverse()
-            bound("max-regression", slowdown, gates.max_slowdown, _percent, f"against {figures.than}")
-    if gates.max_rss_bytes is not None:
-        bound("max-rss", figures.rss, gates.max_rss_bytes, _bytes, "peak memory")
+    rows = [_row(name, one, confidence) for one in _measured(figures, gates)]
     if gates.max_size_bytes is not None:
         rows.append(size_row(name, figures.size_bytes, gates.max_size_bytes))
-    rows += [_drop_row(name, text, figures) for text in gates.max_drop]
-    return rows
+    return rows + [_drop_row(name, text, figures) for text in gates.max_drop]
 
 
-def _row(
-    name: str, estimate: "Estimate", limit: float, unit: Callable[[float], str], what: str, confidence: float, *,
-    least: bool,
-) -> Row:  # fmt: skip
-    """One gate: with `least` the figure must not be below the limit, else not above."""
-    low, high = estimate.interval(confidence)
-    sign = -1 if least else 1
-    bad = sign * estimate.value > sign * limit
-    beyond = estimate.above(limit)
-    certain = sure(beyond if bad is not least else 1 - beyond)
-    told = f"{what} {unit(estimate.value)} ({unit(low)} to {unit(high)})"
-    word = ("below" if least else "above") if bad else ("at least" if least else "within")
-    if (low > limit) if not least else (high < limit):
-        return Row(name, "failed", message=f"{told} is {word} {unit(limit)}: {certain} sure")
-    more = ", which is not enough to fail: --seconds 60 or --processes 20 tells more" if bad else ""
-    return Row(name, "passed", message=f"{told} is {word} {unit(limit)}: {certain} sure{more}")
+def undecided(figures: Figures, gates: Gates, confidence: float) -> bool:
+    """Whether a figure is beyond its bound and its interval is not: measuring more would tell."""
+    return any(one.beyond and not one.proven(confidence) for one in _measured(figures, gates))
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A gate on a figure that has an interval.
+
+    Attributes:
+        gate: its option.
+        estimate: the figure.
+        limit: the bound.
+        unit: writes either.
+        what: the figure is.
+        least: whether the figure must not be below the limit, else not above.
+    """
+
+    gate: str
+    estimate: "Estimate"
+    limit: float
+    unit: Callable[[float], str]
+    what: str
+    least: bool = False
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the figure itself is."""
+        return self.estimate.value < self.limit if self.least else self.estimate.value > self.limit
+
+    def proven(self, confidence: float) -> bool:
+        """Whether its whole interval is."""
+        low, high = self.estimate.interval(confidence)
+        return high < self.limit if self.least else low > self.limit
+
+
+def _measured(figures: Figures, gates: Gates) -> Iterator[_Bound]:
+    """Yields the gates on what was measured."""
+    if gates.max_p99_ms is not None:
+        yield _Bound("max-p99", figures.p99, gates.max_p99_ms, _ms, "p99")
+    if figures.speedup is not None:
+        if gates.min_speedup is not None:
+            yield _Bound("min-speedup", figures.speedup, gates.min_speedup, _times, f"over {figures.than}", least=True)
+        if gates.max_slowdown is not None:
+            slowdown = figures.speedup.inverse()
+            yield _Bound("max-regression", slowdown, gates.max_slowdown, _percent, f"against {figures.than}")
+    if gates.max_rss_bytes is not None:
+        yield _Bound("max-rss", figures.rss, gates.max_rss_bytes, _bytes, "peak memory")
+
+
+def _row(name: str, one: _Bound, confidence: float) -> Row:
+    gate = f"{name} --{one.gate} {one.unit(one.limit).lstrip('+')}"
+    above = one.estimate.above(one.limit)
+    certain = sure(above if one.beyond is not one.least else 1 - above)
+    low, high = map(one.unit, one.estimate.interval(confidence))
+    word = ("below" if one.least else "above") if one.beyond else ("at least" if one.least else "within")
+    told = (
+        f"{one.what} {one.unit(one.estimate.value)} ({low} to {high}) is {word} {one.unit(one.limit)}: {certain} sure"
+    )
+    if one.beyond and one.proven(confidence):
+        return Row(gate, "failed", message=told)
+    more = ", which is not enough to fail: --seconds 60 or --processes 20 tells more" if one.beyond else ""
+    return Row(gate, "passed", message=f"{told}{more}")
 
 
 def size_row(name: str, size: int | None, limit: int) -> Row:

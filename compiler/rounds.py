@@ -127,6 +127,7 @@ def measure(
     seconds: float,
     processes: int,
     emit: Emit,
+    found: dict[str, Measured] | None = None,
 ) -> dict[str, Measured]:
     """Measures latency, cold start and memory in `processes` new processes of each subject, each with some rounds.
 
@@ -139,9 +140,12 @@ def measure(
         seconds: for the rounds of all processes together; at least three rounds are made in each.
         processes: of each subject.
         emit: hears of the progress.
+        found: what was measured before: more processes, with as many rounds of as many calls, are added to it.
     """
-    found = {subject.name: Measured() for subject in subjects}
-    rounds, calls = 0, dict[str, int]()
+    found = found or {subject.name: Measured() for subject in subjects}
+    blocks = {name: one.blocks[0] for name, one in found.items() if one.blocks}
+    rounds = max(map(len, blocks.values()), default=0)
+    calls = {name: len(block[0]) for name, block in blocks.items()}
     for number in range(processes):
         emit("stage", f"measure {', '.join(found)} ({number + 1} of {processes})")
         with stage(_turn_order(subjects, number), setting, inputs) as parts:

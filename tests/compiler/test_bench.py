@@ -188,6 +188,18 @@ def test_plans_that_make_no_sense(changes: dict[str, Any], what: str, ort_artifa
     assert raised.value.hint
 
 
+@pytest.mark.parametrize(("answers", "processes"), [([False], 1), ([True, False], 2), ([True, True, True], 4)])
+def test_an_undecided_gate_is_measured_for_longer(
+    answers: list[bool], processes: int, ort_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "undecided", lambda *_: answers.pop(0))
+    plan = _plan(str(ort_artifact), gates=Gates(max_rss_bytes=1 << 40), threads=1, seconds=0.1, processes=1)
+    document = bench.measure(plan, tmp_path, emit=lambda _kind, _value: None)
+    assert not answers
+    assert document["settings"]["processes"] == processes
+    assert len(document["subjects"][0]["blocks_ms"]) == processes
+
+
 def test_a_baseline_is_found_by_name_or_when_it_is_the_only_one(ort_artifact: Path, openvino_artifact: Path) -> None:
     plan = _plan(str(ort_artifact), baseline=None)
     (subject,) = plan.subjects

@@ -61,6 +61,11 @@ def test_max_regression(allowed: float, status: str) -> None:
     assert "against the baseline +5.0% (+2.9% to +7.2%)" in row.message
 
 
+@pytest.mark.parametrize(("limit", "open_"), [(3.0, False), (4.5, True), (5.5, False), (7.0, False)])
+def test_undecided_is_what_is_beyond_and_not_proven(limit: float, open_: bool) -> None:
+    assert gates.undecided(_figures(), Gates(max_p99_ms=limit), 0.99) is open_
+
+
 def test_a_wider_confidence_fails_less() -> None:
     statuses = [
         gates.judge("net", _figures(), Gates(max_p99_ms=4.1), confidence)[0].status for confidence in (0.5, 0.8, 0.99)

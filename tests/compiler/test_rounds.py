@@ -52,6 +52,14 @@ def test_measured_in_turns_in_processes_of_their_own(ort_artifact: Path, openvin
         assert all(20e6 < peak < 2e9 for peak in measured.peaks)
     one, other = seen.values()
     assert len(one.blocks[0]) == len(other.blocks[0])
+    more = rounds.measure(
+        found, Setting(threads=1), inputs, seconds=9, processes=1, emit=lambda _kind, _value: None, found=seen
+    )
+    assert more is seen
+    for measured in more.values():
+        assert len(measured.blocks) == len(measured.cold) == len(measured.peaks) == 3
+        assert len({len(process) for process in measured.blocks}) == 1, "as many rounds as before, whatever the seconds"
+        assert len({len(block) for process in measured.blocks for block in process}) == 1
 
 
 def test_a_player_stands_still_between_turns(ort_artifact: Path, inputs: Path) -> None:
