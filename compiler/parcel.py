@@ -26,6 +26,7 @@ from .worker import Emit, Limits
 MOST_PYTHON = 5000
 _INPUT = "input"
 _ARTIFACT = "artifact"
+_WITH_USER_CODE = ("export", "calibrate", "lower")
 _NO_SOURCES = {"__pycache__", "node_modules", "site-packages"}
 
 
@@ -248,7 +249,7 @@ def _found(job: Job, store: Store) -> Iterator[Path]:
         code.add(keys.anchor(job))
     for folder in sorted(code):
         yield from _python(folder)
-    for stage in keys.stages_of(job):
+    for stage in _WITH_USER_CODE:
         last = store.last(str(job.id), stage)
         if last and last["reads"]:
             yield from (path for path in observe.sources(last["reads"], keys.anchor(job)) if path.is_file())
