@@ -37,6 +37,12 @@ def build(
     junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE.xml", help="Jobs as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE.md", help="A summary.")] = None,
     github: Annotated[bool, typer.Option("--github", help="Annotations and job summary of GitHub Actions.")] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="local|dask", help="Where jobs run: here, or on dask.distributed.")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option("--address", metavar="tcp://HOST:PORT", help="Of the cluster's scheduler; one here without.")
+    ] = "",
     cache: CacheFolder = None,
     overwrite: Overwrite = False,
     output_format: Format = "text",
@@ -45,13 +51,14 @@ def build(
     """Build the jobs of planc.toml: models x targets x precisions, cached and in parallel."""
     set_up(output_format, debug)
     from ..compiler import build as builder
-    from ..compiler import host, project
-    from ..compiler.executors import local
+    from ..compiler import executors, project
 
     if jobs < 0:
         raise UsageError(f"--jobs {jobs} is negative", hint="Give a number such as -j 4, or 0 for one per core")
     read = project.load(file, overrides=overrides)
-    entries = project.select(read.jobs, only, skip, require)
+    module = executors.find(executor)
+    known = project.for_others(read.jobs) if module.ELSEWHERE else read.jobs
+    entries = project.select(known, only, skip, require)
     store = open_store(cache, no_cache=False)
     assert store
     with Board(len(entries)) as board:
@@ -59,12 +66,13 @@ def build(
             read,
             entries,
             store=store,
-            executor=local.create(jobs or host.cores()),
+            executor=module.create(jobs, address=address),
             overwrite=overwrite,
             fail_fast=fail_fast,
             on_row=board.row,
             on_event=board.event,
         )
+    rows = builder.require(rows, require)
     code = builder.exit_code(rows)
     write_results("planc build", builder.results(rows), junit, markdown, github, builder.HEADERS, builder.table(rows))
     if output_format == "json":

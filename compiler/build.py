@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from typing import Any
 
 from . import cache, keys, observe, pipeline, recipe, stages
 from .cache import Store
-from .errors import GateFailed, PlancError
+from .errors import GateFailed, PlancError, Unavailable
 from .executors import Executor, Task
 from .project import Entry, Project
 from .recipe import Job
@@ -92,14 +93,14 @@ def run(
         rows[row.id] = row
         on_row(row)
 
-    tasks = _tasks(project, entries, store, overwrite, elsewhere=executor.elsewhere)
-    waiting = {task.name: task for task in tasks}
     running: dict[Future[Any], Task] = {}
     made: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.skipped and not executor.elsewhere:
+        if entry.skipped:
             finish(Outcome(entry.id, "skipped", reason=entry.skipped, out=str(entry.out)))
     try:
+        tasks = _tasks(project, entries, store, overwrite, elsewhere=executor.elsewhere)
+        waiting = {task.name: task for task in tasks}
         while waiting or running:
             for task in _ready(waiting, running.values()):
                 del waiting[task.name]
@@ -151,7 +152,7 @@ def _tasks(
     """
     shared: dict[str, Task] = {}
     for entry in entries:
-        if entry.skipped and not elsewhere:
+        if entry.skipped:
             continue
         limits = recipe.limits(entry.job.source, project.seconds, project.memory)
         jobs = recipe.alternatives(entry.job) if elsewhere else recipe.candidates(entry.job)
@@ -273,6 +274,16 @@ def needs(job: Job) -> int:
     known = (keys.model_file(job), job.source.weights)
     weights = sum(path.stat().st_size for path in known if path is not None and path.exists())
     return (_TORCH_BYTES if job.source.frontend == "torch" else _GRAPH_BYTES) + 4 * weights
+
+
+def require(rows: Sequence[Outcome], globs: Sequence[str]) -> list[Outcome]:
+    """Returns the rows; jobs that one of `globs` wants and no machine could build have failed."""
+    return [
+        replace(row, status="failed", exit_code=Unavailable.exit_code)
+        if row.status == "skipped" and any(fnmatchcase(row.id, glob) for glob in globs)
+        else row
+        for row in rows
+    ]
 
 
 def exit_code(rows: Sequence[Outcome]) -> int:

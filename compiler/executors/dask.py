@@ -28,6 +28,7 @@ from .local import Stopped
 
 log = logging.getLogger(__name__)
 
+ELSEWHERE = True
 MEMORY = "memory"
 """The resource that counts bytes, where all workers declare it."""
 
@@ -42,17 +43,19 @@ _ATTEMPTS = 3
 _LOGGERS = ("distributed", "distributed.client", "distributed.worker", "distributed.nanny", "distributed.scheduler")
 
 
-def create(address: str = "", workers: int = 0) -> "Dask":
+def create(workers: int = 0, *, address: str = "") -> "Dask":
     """Returns an executor.
 
     Args:
+        workers: tasks that run at once on this machine; 0 for one per core.
         address: of the scheduler, such as tcp://host:8786; without one, a cluster on this machine is started.
-        workers: tasks that run at once there; 0 for one per core.
 
     Raises:
         Unavailable: distributed is not installed, or no scheduler answers.
         UsageError: the address is none.
     """
+    if address and workers:
+        raise UsageError(f"-j {workers}: the workers at {address} say how many run at once", hint="Leave -j out")
     try:
         import dask.config
         from distributed import Client, LocalCluster
@@ -83,7 +86,7 @@ def create(address: str = "", workers: int = 0) -> "Dask":
 class Dask:
     """Runs tasks on a cluster. For each a thread here packs its files, waits for it, and lands what it made."""
 
-    elsewhere = True
+    elsewhere = ELSEWHERE
 
     def __init__(self, client: Any, cluster: Any = None) -> None:
         self.client = client

@@ -5,18 +5,27 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import host
+from ..errors import UsageError
 from ..worker import Emit
 from . import Task
 
+ELSEWHERE = False
 
-def create(workers: int, memory: int | None = None) -> "Local":
+
+def create(workers: int = 0, memory: int | None = None, *, address: str = "") -> "Local":
     """Returns an executor.
 
     Args:
-        workers: tasks that run at once.
+        workers: tasks that run at once; 0 for one per core.
         memory: bytes that they may take together; None for nine tenths of the machine's.
+        address: none: this machine has no other name.
+
+    Raises:
+        UsageError: there is an address.
     """
-    return Local(workers, memory or host.memory_bytes() * 9 // 10)
+    if address:
+        raise UsageError(f"--address {address} goes with a cluster", hint="Add --executor dask")
+    return Local(workers or host.cores(), memory or host.memory_bytes() * 9 // 10)
 
 
 class Stopped(BaseException):
@@ -26,7 +35,7 @@ class Stopped(BaseException):
 class Local:
     """Runs tasks in threads. A task that needs more memory than there is runs alone."""
 
-    elsewhere = False
+    elsewhere = ELSEWHERE
 
     def __init__(self, workers: int, memory: int) -> None:
         self.workers = workers

@@ -170,7 +170,7 @@ def test_artifacts_are_those_of_a_local_build_which_then_has_nothing_to_do(
     cluster: Cluster, site: Path, tmp_path: Path, onnx_file: Write
 ) -> None:
     told: list[tuple[str, str, Any]] = []
-    rows = _build(site, dask.create(cluster.address), on_event=lambda *event: told.append(event))
+    rows = _build(site, dask.create(address=cluster.address), on_event=lambda *event: told.append(event))
     assert [(row.id, row.status) for row in rows if row.status != "built"] == []
     assert {"load", "calibrate", "lower", "verify"} <= {value for _, kind, value in told if kind == "stage"}
     assert {row.id for row in rows} <= {name for name, _, _ in told}
@@ -187,13 +187,13 @@ def test_artifacts_are_those_of_a_local_build_which_then_has_nothing_to_do(
 
 def test_nothing_to_do_changes_no_file(cluster: Cluster, site: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*")}
-    rows = _build(site, dask.create(cluster.address))
+    rows = _build(site, dask.create(address=cluster.address))
     assert {row.status for row in rows} == {"cached"}
     assert {path: path.stat().st_mtime_ns for path in (site / "out").rglob("*")} == before
 
 
 def test_what_no_worker_has_is_told_at_once(cluster: Cluster, site: Path, planc: Callable[..., Any]) -> None:
-    rows = {row.id: row for row in _build(_changed(site, "npu = 1", "tpu = 2"), dask.create(cluster.address))}
+    rows = {row.id: row for row in _build(_changed(site, "npu = 1", "tpu = 2"), dask.create(address=cluster.address))}
     assert rows["one-edge-fp32"].status == "cached"
     assert rows["two-camera-int8"].exit_code == Unavailable.exit_code
     assert "has the resource tpu=2. Start one: dask worker tcp://127.0.0.1:" in rows["two-camera-int8"].reason
@@ -212,15 +212,15 @@ def _changed(site: Path, old: str, new: str) -> Path:
 
 def test_no_scheduler_is_told(site: Path) -> None:
     with pytest.raises(UsageError, match="--address"):
-        dask.create("nowhere://here")
+        dask.create(address="nowhere://here")
     with pytest.raises(Unavailable, match="no scheduler answers at tcp:"):
-        dask.create("tcp://127.0.0.1:1")
+        dask.create(address="tcp://127.0.0.1:1")
 
 
 def test_errors_and_logs_come_back(cluster: Cluster, site: Path, tmp_path: Path, onnx_file: Write) -> None:
     folder = _site(tmp_path, onnx_file)
     (folder / "data" / "helper.py").write_text("COUNT = 1 / 0\n")
-    rows = {row.id: row for row in _build(folder, dask.create(cluster.address))}
+    rows = {row.id: row for row in _build(folder, dask.create(address=cluster.address))}
     assert rows["one-edge-int8"].status == "built"
     failed = rows["two-camera-int8"]
     assert failed.exit_code == UsageError.exit_code
@@ -233,7 +233,7 @@ def test_stop_ends_what_workers_run(cluster: Cluster, tmp_path: Path, onnx_file:
     (folder / "data" / "batches.py").write_text(SLOW)
     entry = next(one for one in project.load(folder / "planc.toml").jobs if one.id == "two-camera-int8")
     started = threading.Event()
-    executor = dask.create(cluster.address)
+    executor = dask.create(address=cluster.address)
     work = build.Share(entry.job, ("optimize", "calibrate"), worker.Limits(), Store(folder / "cache"))
     future = executor.submit(
         Task("slow", work, resources=entry.resources),
@@ -250,7 +250,7 @@ def test_a_task_beyond_its_time_fails(cluster: Cluster, tmp_path: Path, onnx_fil
     folder = _site(tmp_path, onnx_file)
     (folder / "data" / "batches.py").write_text(SLOW)
     entry = next(one for one in project.load(folder / "planc.toml").jobs if one.id == "two-camera-int8")
-    executor = dask.create(cluster.address)
+    executor = dask.create(address=cluster.address)
     work = build.Share(entry.job, ("optimize", "calibrate"), worker.Limits(seconds=4), Store(folder / "cache"))
     with pytest.raises(BuildFailed, match="did not finish within 4 s"):
         executor.submit(Task("slow", work, resources=entry.resources), _nothing).result(60)
@@ -260,7 +260,7 @@ def test_a_task_beyond_its_time_fails(cluster: Cluster, tmp_path: Path, onnx_fil
 def test_killed_and_stopped_workers_are_replaced(cluster: Cluster, tmp_path: Path, onnx_file: Write) -> None:
     """Last: two of the workers are gone after it."""
     folder = _site(tmp_path, onnx_file, seed=7)
-    executor = dask.create(cluster.address)
+    executor = dask.create(address=cluster.address)
     names = {
         address: facts["name"] for address, facts in executor.client.scheduler_info(n_workers=-1)["workers"].items()
     }
