@@ -7,6 +7,7 @@ of a lost worker to others (`allowed-failures`), and takes one that sends no hea
 import fcntl
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -57,19 +58,14 @@ def create(workers: int = 0, *, address: str = "") -> "Dask":
     if address and workers:
         raise UsageError(f"-j {workers}: the workers at {address} say how many run at once", hint="Leave -j out")
     try:
-        import dask.config
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise Unavailable(f"--executor dask needs distributed: {error}", hint=_INSTALL) from error
     if not log.isEnabledFor(logging.DEBUG):
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if not address:
-        dask.config.set({"distributed.scheduler.worker-ttl": _TTL})
-        cluster = LocalCluster(
-            n_workers=1, threads_per_worker=workers or host.cores(), processes=True, host="127.0.0.1",
-            dashboard_address=None, memory_limit=0, resources={MEMORY: host.memory_bytes() * 9 // 10},
-        )  # fmt: skip
+        cluster = _local(workers or host.cores())
         return Dask(Client(cluster), cluster)
     try:
         return Dask(Client(address, timeout=_CONNECT_SECONDS))
@@ -81,6 +77,24 @@ def create(workers: int = 0, *, address: str = "") -> "Dask":
         raise Unavailable(
             f"no scheduler answers at {address}", hint=f"Start it: dask scheduler; {named(error)}"
         ) from error
+
+
+def _local(workers: int) -> Any:
+    """A cluster of one worker process on this machine, which counts memory as the local executor does."""
+    import dask.config
+    from distributed import LocalCluster
+
+    dask.config.set({"distributed.scheduler.worker-ttl": _TTL})
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # Ctrl-C is for this process alone
+    try:
+        return LocalCluster(
+            n_workers=1, threads_per_worker=workers, processes=True, host="127.0.0.1", dashboard_address=None,
+            memory_limit=0, resources={MEMORY: host.memory_bytes() * 9 // 10},
+        )  # fmt: skip
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 class Dask:
