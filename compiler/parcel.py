@@ -91,7 +91,7 @@ def pack(task: Share | Build) -> Parcel:
         os.path.relpath(path, root): os.path.relpath(path.resolve(), root) for path in wanted if path != path.resolve()
     }
     own = task.limits == recipe.limits(job.source, task.limits.seconds, None)
-    return Parcel(_bare(task), root, contents, links, keys.own_digest(), own)
+    return Parcel(_absolute(task), root, contents, links, keys.own_digest(), own)
 
 
 def run(parcel: Parcel, folder: Path, emit: Emit, *, memory: int = 0) -> Delivery:
@@ -212,10 +212,12 @@ def _job(task: Share | Build) -> Job:
     return task.job if isinstance(task, Share) else task.entry.job
 
 
-def _bare(task: Share | Build) -> Share | Build:
-    """The task without what only this machine knows of its files."""
-    store = replace(task.store, root=task.store.root.absolute(), _seen={})
-    return replace(task, store=store)
+def _absolute(task: Share | Build) -> Share | Build:
+    """The task with whole paths, and without what only this process knows of its files."""
+    store, job = replace(task.store, root=task.store.root.absolute(), _seen={}), moved(_job(task), _place)
+    if isinstance(task, Share):
+        return replace(task, job=job, store=store)
+    return replace(task, entry=replace(task.entry, job=job, out=_place(task.entry.out)), store=store)
 
 
 def _place(path: Path) -> Path:

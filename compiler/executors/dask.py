@@ -319,6 +319,8 @@ def _work(packed: Parcel, *, name: str, topic: str, level: int, alone: bool) -> 
         return "error", Unavailable(f"worker {worker.address}: {error.what}", hint=error.hint)
     except PlancError as error:
         return "error", error
+    except OSError as error:
+        return "error", IOFailed(f"worker {worker.address}: {named(error)}", hint="Look at that machine's disk")
     except Stopped:
         return "error", BuildFailed("cancelled")
     finally:
