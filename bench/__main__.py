@@ -10,6 +10,7 @@ TOPICS = (
     "passes",
     "calibration",
     "latency",
+    "end_to_end",
     "accuracy",
     "plans",
     "builder",
@@ -52,6 +53,10 @@ def main() -> None:
         from . import latency
 
         latency.main(threads=words.threads, torch_compile=not words.no_torch_compile)
+    if "end_to_end" in chosen:
+        from . import end_to_end
+
+        end_to_end.main()
     if "accuracy" in chosen:
         from . import accuracy
 

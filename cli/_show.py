@@ -57,6 +57,18 @@ def print_guard(guard: dict[str, Any] | None) -> None:
         print(f"  in float: {one['name']}{origin}, noise {one['noise']:.3g} alone")
 
 
+def print_candidates(rows: list[dict[str, Any]]) -> None:
+    """Prints what was chosen among, a line each."""
+    for row in rows:
+        if "reason" in row:
+            print(f"  {row['status']:10} {row['name']}: {row['reason']}")
+            continue
+        spread = f"{row['latency_p50_ms']:.3g} ms ({row['latency_p50_ms_low']:.3g} to {row['latency_p50_ms_high']:.3g})"
+        cosine = "" if row["cosine"] is None else f", cosine {row['cosine']:.6f}"
+        rate = f"{row['throughput_per_s']:.4g} per s"
+        print(f"  {row['status']:10} {row['name']}: {spread}, {rate}, {size_of(row['size_bytes'])}{cosine}")
+
+
 def print_layers(layers: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table

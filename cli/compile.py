@@ -41,7 +41,16 @@ from ._options import (
     set_up,
 )
 from ._progress import Progress
-from ._show import effective, print_guard, print_json, print_products, size_of, verification_lines, write_depfile
+from ._show import (
+    effective,
+    print_candidates,
+    print_guard,
+    print_json,
+    print_products,
+    size_of,
+    verification_lines,
+    write_depfile,
+)
 
 app = typer.Typer()
 
@@ -52,8 +61,11 @@ def compile_(
     target: Target,
     out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the artifact.")],
     precision: Annotated[
-        str, typer.Option("-p", "--precision", help="fp32, fp16, bf16, int8.", autocompletion=precision_names)
+        str, typer.Option("-p", "--precision", help="fp32, fp16, bf16, int8, auto.", autocompletion=precision_names)
     ] = "fp32",
+    objective: Annotated[
+        str, typer.Option("--optimize", metavar="latency|throughput|size", help="What -p auto chooses for.")
+    ] = "",
     inputs: Inputs = [],  # noqa: B006  typer's way
     dims: Dims = [],  # noqa: B006
     data: Data = None,
@@ -98,7 +110,9 @@ def compile_(
         dynamic=dynamic,
     )  # fmt: skip
     options = [*option, "allow_fallback=true"] if allow_fallback else option
-    job = recipe.job(source, target, precision, options=options, tolerance=tolerance, quantization=quantization)
+    job = recipe.job(
+        source, target, precision, options=options, tolerance=tolerance, quantization=quantization, objective=objective
+    )
     with Progress() as progress:
         result = pipeline.run(
             job,
@@ -118,10 +132,7 @@ def compile_(
     golden = sizes.pop("golden.npz", 0)
     seconds = result.report["seconds"]["total"]
     print(f"{result.status} {out}: {manifest['job']['id']}, {size_of(sum(sizes.values()))} to deploy, {seconds:.1f} s")
-    for name, reason in result.report["failed_candidates"].items():
-        print(f"  not {name}: {reason}")
-    for name, figures in result.report["latency"].items():
-        print(f"  {name}: {figures['latency_p50_ms']:.2f} ms (median)")
+    print_candidates(result.report["candidates"])
     print(f"  golden data for planc verify: {size_of(golden)}")
     print(f"  precision: {effective(manifest['effective_precision'])}")
     if placement := manifest["placement"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import cache, keys, observe, pipeline, recipe, stages
+from . import cache, choose, keys, observe, pipeline, recipe, stages
 from .cache import Store
 from .errors import GateFailed, PlancError, Unavailable
 from .executors import Executor, Task
@@ -155,12 +155,12 @@ def _tasks(
         if entry.skipped:
             continue
         limits = recipe.limits(entry.job.source, project.seconds, project.memory)
-        jobs = recipe.alternatives(entry.job) if elsewhere else recipe.candidates(entry.job)
+        jobs = _candidates(entry.job, elsewhere=elsewhere)
         after: list[str] = []
         for job in jobs:
             after += _share(job, entry, store, limits, shared)
         run_one = Build(entry, limits, store, overwrite)
-        memory, measures = entry.memory or needs(entry.job), len(jobs) > 1 or entry.gates.timed
+        memory, measures = entry.memory or needs(entry.job), len(jobs) != 1 or entry.gates.timed
         if measures:  # it comes when all that it measures is in the store
             for job in (*jobs, *([entry.rival] if entry.rival else [])):
                 if stages.trail(job, store)[1]:
@@ -170,6 +170,16 @@ def _tasks(
                     after.append(name)
         yield Task(entry.id, run_one, tuple(dict.fromkeys(after)), memory, entry.resources, job=True, alone=measures)
     yield from shared.values()
+
+
+def _candidates(job: Job, *, elsewhere: bool) -> list[Job]:
+    """The jobs whose beginnings are shared; what this machine cannot build, another one may."""
+    try:
+        return choose.candidates(job)
+    except Unavailable:
+        if not elsewhere:
+            raise
+        return [] if job.objective else recipe.alternatives(job)
 
 
 def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[str, Task]) -> Iterator[str]:
@@ -253,7 +263,7 @@ class Build:
             config=entry.resolved, accept=accept, on_event=on_event,
         )  # fmt: skip
         manifest = result.artifact.manifest
-        latency = result.report["latency"].get(manifest["job"]["target"], {}).get("latency_p50_ms")
+        latency = result.report["latency"].get(result.label, {}).get("latency_p50_ms")
         return Outcome(
             entry.id,
             "built" if result.made or result.status == "replaced" else "cached",
@@ -319,7 +329,7 @@ def _planned(entry: Entry, store: Store) -> dict[str, Any]:
     if entry.skipped:
         return {"job": entry.id, "skipped": entry.skipped, "stages": []}
     rows = []
-    for job in recipe.candidates(entry.job):
+    for job in choose.candidates(entry.job):
         done, missing, components = stages.trail(job, store)
         rest = list(keys.stages_of(job))[len(done) :]
         for name, one in done.items():

@@ -277,11 +277,6 @@ def _verify(job: Job, done: Done) -> dict[str, Any]:
     }
 
 
-def measured(works: Mapping[str, Done]) -> dict[str, Any]:
-    """Components of the key of a comparison of candidates, by name of the target."""
-    return {**machine("measure"), "payloads": {name: _outputs(done["build"]) for name, done in works.items()}}
-
-
 def machine(stage: str) -> dict[str, Any]:
     """Components of the key of anything that is measured: planc and this machine."""
     return {

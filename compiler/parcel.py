@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import artifact, files, host, keys, observe, recipe
+from . import artifact, choose, files, host, keys, observe, recipe
 from .build import Build, Outcome, Share
 from .cache import Damaged, Entry, Store, default_root, key_of
 from .errors import Unavailable, UsageError
@@ -121,7 +121,7 @@ def run(parcel: Parcel, folder: Path, emit: Emit, *, memory: int = 0) -> Deliver
     if isinstance(task, Share):
         return Delivery(replace(task, job=job, limits=limits, store=store)(emit))
     try:
-        recipe.candidates(job)
+        choose.candidates(job)
     except Unavailable as error:
         return Delivery(Outcome(job.id, "skipped", reason=error.what))
     with TemporaryDirectory(prefix="planc-", dir=folder) as own:

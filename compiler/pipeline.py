@@ -10,17 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from . import artifact, exclusions, files, keys, observe, optimize, recipe, worker
+from . import artifact, choose, exclusions, files, keys, observe, optimize, recipe, worker
 from .artifact import Artifact
-from .cache import Damaged, Entry, Store, key_of
-from .errors import BuildFailed, PlancError, WorkerDied
+from .cache import Damaged, Entry, Store
+from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
 from .recipe import Job
 from .stages import Work, run_stages, trail
+from .target import Precision
 from .worker import Emit, Limits
 
-_NEAR_TIE = 0.97
 AFTER_EXPORT = ("optimize", "calibrate", "lower", "build", "verify")
-_MEASURE = "measure"
 
 Done = Mapping[str, Entry]
 Accept = Callable[[Artifact, Path | None, Path, Emit | None], dict[str, Any]]
@@ -34,8 +33,9 @@ class Result:
     Attributes:
         artifact: the artifact under its final name.
         status: "built", "replaced" or "unchanged".
-        report: timings by stage, measured latencies and failed candidates.
+        report: timings by stage, measured latencies, and all candidates.
         sources: files that the result depends on.
+        label: of what was chosen, as in the report.
         made: names of the stages that ran; the others came from the store.
     """
 
@@ -43,6 +43,7 @@ class Result:
     status: str
     report: dict[str, Any]
     sources: list[str]
+    label: str
     made: tuple[str, ...] = ()
 
 
@@ -97,23 +98,29 @@ def run(
         while True:
             built, failures = _candidates(job, folder, used, limits, on_event)
             begin = time.perf_counter()
-            best, latencies, measured = _fastest(built, folder, used, limits, on_event)
-            seconds = dict(best.seconds) | {_MEASURE: time.perf_counter() - begin, "total": time.perf_counter() - start}
+            best, choice, measured = _best(built, folder, used, limits, on_event)
+            seconds = dict(best.seconds) | {
+                choose.MEASURE: time.perf_counter() - begin,
+                "total": time.perf_counter() - start,
+            }
             manifest = artifact.manifest(best.job, best.done) | ({"config": dict(config)} if config else {})
-            made = tuple(dict.fromkeys((*(name for one in built for name in one.made), *measured)))
+            made, label = (
+                tuple(dict.fromkeys((*(name for one in built for name in one.made), *measured))),
+                choose.label(best.job),
+            )
             report = {
                 "schema_version": 1,
                 "seconds": {name: round(value, 3) for name, value in {**seconds, "own": _own(seconds, built)}.items()},
                 "stages": {name: "built" if name in made else "cached" for name in best.done},
-                "latency": latencies,
+                "latency": choice.latency if choice else {},
+                "candidates": [*(choice.rows if choice else ()), *map(_failed, failures.items())],
                 "passes": best.done["optimize"].facts["report"]["passes"],
-                "failed_candidates": {name: str(error) for name, error in failures.items()},
             }
             sources = _sources(built)
             list_excluded(best.job, best.done)
             status = "replaced" if out.exists() and any(out.iterdir()) else "built"
             if status == "replaced" and not overwrite and artifact.same_content(out, manifest, used.digest):
-                return Result(artifact.read(out), "unchanged", report, sources, made)
+                return Result(artifact.read(out), "unchanged", report, sources, label, made)
             try:
                 payload = _assemble(best, folder, used, manifest)
             except Damaged as damage:
@@ -122,11 +129,12 @@ def run(
             if accept is not None:
                 judged = accept(Artifact(payload, manifest), out if status == "replaced" else None, folder, on_event)
                 report["gates"] = judged["rows"]
-                report["latency"] = {best.job.target.name: judged["latency"]} if judged["latency"] else latencies
+                if judged["latency"]:
+                    report["latency"] = {label: judged["latency"]}
             (payload / artifact.REPORT).write_text(artifact.as_text(report))
             artifact.require_replaceable(out)
             files.publish(payload, out)
-            return Result(artifact.read(out), status, report, sources, made)
+            return Result(artifact.read(out), status, report, sources, label, made)
 
 
 def through(
@@ -174,16 +182,36 @@ def _candidates(
     """Returns what was built for each candidate of the job's target, and why others were not."""
     built: list[Built] = []
     failures: dict[str, PlancError] = {}
-    for candidate in recipe.candidates(job):
+    several = bool(job.target.candidates or job.objective)
+    for candidate in choose.candidates(job):
         try:
-            built.append(_built(candidate, folder / f"{len(built)}-{len(failures)}", store, limits, on_event))
+            one = _built(candidate, folder / f"{len(built)}-{len(failures)}", store, limits, on_event)
+            _require_bounds(job, one, folder, store, limits, on_event)
+            built.append(one)
         except PlancError as error:
-            if not job.target.candidates:
+            if not several or error.exit_code == UsageError.exit_code:
                 raise
-            failures[candidate.target.name] = error
+            failures[choose.label(candidate)] = error
     if not built:
         raise next(iter(failures.values()))
     return built, failures
+
+
+def _require_bounds(
+    job: Job, built: Built, folder: Path, store: Store, limits: Limits, on_event: Emit | None
+) -> None:  # fmt: skip
+    """Holds a candidate in 16 bits that no guard has judged to the bounds of the job."""
+    bounds = job.quantization.guard.bounds
+    if job.objective and bounds and built.job.precision is not Precision.FP32 and not keys.is_lowered(built.job):
+        label, manifest = choose.label(built.job), artifact.manifest(built.job, built.done)
+        place = _assemble(built, folder / "judge" / label.replace(" ", "-"), store, manifest)
+        choose.require_bounds(place, bounds, label, store=store, limits=limits, on_event=on_event)
+
+
+def _failed(failure: tuple[str, PlancError]) -> dict[str, Any]:
+    name, error = failure
+    status = "inaccurate" if isinstance(error, GateFailed) else "failed"
+    return {"name": name, "status": status, "reason": str(error)}
 
 
 def _built(job: Job, folder: Path, store: Store, limits: Limits, on_event: Emit | None) -> Built:
@@ -212,44 +240,48 @@ def _with_last_words(error: WorkerDied, log: Path) -> BuildFailed:
     return told
 
 
-def _fastest(
+def _best(
     built: list[Built], folder: Path, store: Store, limits: Limits, on_event: Emit | None
-) -> tuple[Built, dict[str, Any], tuple[str, ...]]:
-    """Measures the candidates interleaved at the point "opt"; the first one wins a near tie."""
+) -> tuple[Built, choose.Choice | None, tuple[str, ...]]:
+    """Returns the candidate that is kept, and why; and the stages that were made to tell."""
     if len(built) == 1:
-        return built[0], {}, ()
-    components = keys.measured({one.job.target.name: one.done for one in built})
-    entry = store.find(key_of(components), lambda _: True)
-    made = () if entry else (_MEASURE,)
-    if entry is None:
-        folders = {one.job.target.name: _loadable(one, folder, store) for one in built}
-        needs = built[0].done["export"].facts["needs"]
-        figures = worker.call(_measure, folders, needs, limits=limits, on_event=on_event)
-        entry = store.save(Entry(_MEASURE, "", components, {}, {}, {"latency": figures}), {})
-    latencies = entry.facts["latency"]
-    best = built[0]
-    for one in built[1:]:
-        p50 = latencies[one.job.target.name]["latency_p50_ms"]
-        if p50 < _NEAR_TIE * latencies[best.job.target.name]["latency_p50_ms"]:
-            best = one
-    return best, latencies, made
+        return built[0], None, ()
+    objective = built[0].job.objective or recipe.OBJECTIVES[0]
+    named = {choose.label(one.job): one for one in built}
+    found = [_candidate(one, folder, store) for one in built]
+    choice = choose.best(found, objective, store=store, limits=limits, on_event=on_event)
+    made: tuple[str, ...] = ()
+    more = [_built(one, folder / f"v{number}", store, limits, on_event)
+            for number, one in enumerate(choose.variants(named[choice.label].job))]  # fmt: skip
+    if more:
+        named |= {choose.label(one.job): one for one in more}
+        made = tuple(name for one in more for name in one.made)
+        rest = [one for one in found if one.label == choice.label]
+        rest += [_candidate(one, folder, store) for one in more]
+        last = choose.best(rest, objective, store=store, limits=limits, on_event=on_event)
+        rows = [row | {"status": "slower"} if row["status"] == "kept" else row for row in choice.rows]
+        rows = [row for row in rows if row["name"] not in {one["name"] for one in last.rows}] + last.rows
+        choice = choose.Choice(last.label, rows, choice.latency | last.latency, choice.made or last.made)
+    return named[choice.label], choice, (*made, *((choose.MEASURE,) if choice.made else ()))
 
 
-def _loadable(built: Built, folder: Path, store: Store) -> Path:
-    """An artifact of a candidate, to measure."""
-    return _assemble(built, folder / "measure" / built.job.target.name, store, artifact.manifest(built.job, built.done))
-
-
-def _measure(folders: dict[str, Path], needs: int, *, emit: Emit) -> dict[str, dict[str, float]]:
-    from . import bench, golden
-
-    emit("stage", "measure")
-    emit("memory", needs * len(folders))
-    runs = {}
-    for name, folder in folders.items():
-        session, inputs = artifact.load(folder), golden.load(folder / artifact.GOLDEN)[0].inputs
-        runs[name] = lambda session=session, inputs=inputs: session(**inputs)
-    return {name: bench.summary(latencies) for name, latencies in bench.interleaved(runs).items()}
+def _candidate(built: Built, folder: Path, store: Store) -> choose.Candidate:
+    """What is chosen among."""
+    label, manifest = choose.label(built.job), artifact.manifest(built.job, built.done)
+    cosines = [
+        figures["cosine"]
+        for outputs in (manifest["verification"].get("points") or {}).values()
+        for figures in outputs.values() if figures.get("cosine") is not None
+    ]  # fmt: skip
+    return choose.Candidate(
+        label,
+        built.job.precision is not Precision.INT8,
+        {name: one["sha256"] for name, one in built.done["build"].outputs.items()}
+        | {"session": str(manifest["session"])},
+        sum(one["bytes"] for name, one in manifest["files"].items() if name != artifact.GOLDEN),
+        min(cosines, default=None),
+        lambda: _assemble(built, folder / "measure" / label.replace(" ", "-"), store, manifest),
+    )
 
 
 def _assemble(built: Built, folder: Path, store: Store, manifest: Mapping[str, Any]) -> Path:
@@ -289,4 +321,4 @@ def _own(seconds: Mapping[str, float], built: list[Built]) -> float:
     """Seconds that planc itself added to loading, export, reference, backend builds and verification."""
     theirs = sum(value for name, value in seconds.items() if name.startswith("export."))
     theirs += sum(one.seconds.get(name, 0.0) for one in built for name in ("build", "verify"))
-    return seconds["total"] - seconds[_MEASURE] - theirs
+    return seconds["total"] - seconds[choose.MEASURE] - theirs

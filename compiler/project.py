@@ -62,7 +62,8 @@ class Entry:
         """The same model for the same target in fp32, where a gate compares with it."""
         if self.gates.min_speedup is None:
             return None
-        return replace(self.job, precision=Precision.FP32, quantization=recipe.Quantization(), tolerance=())
+        how = recipe.Quantization()
+        return replace(self.job, precision=Precision.FP32, quantization=how, tolerance=(), objective="")
 
     @property
     def id(self) -> str:
@@ -241,13 +242,13 @@ def _entries(part: _Part, output: str) -> Iterator[Entry]:
     targets = [_target(part, name) for name in build["targets"]]
     both = any(
         _is_lowered(recipe.draft(source, target, precision, name=part.name))
-        for target in targets for precision in map(Precision, build["precisions"])
+        for target in targets for precision in build["precisions"]
         if precision in (Precision.FP16, Precision.BF16)
     )  # fmt: skip
     quantization = cache(lambda precision: _quantization(part, precision, both))
     for target in targets:
         own = part.own.get(target.name, {})
-        for precision in map(Precision, build["precisions"]):
+        for precision in build["precisions"]:
             job, skipped = _job(part, source, target, precision, words, quantization)
             whole = replace(job, source=replace(job.source, brief=False))  # one export serves every precision
             yield Entry(
@@ -280,9 +281,9 @@ def _is_lowered(job: recipe.Job) -> bool:
     return recipe.lowered(recipe.alternatives(job))
 
 
-def _quantization(part: _Part, precision: Precision, both: bool) -> recipe.Quantization:
+def _quantization(part: _Part, precision: str, both: bool) -> recipe.Quantization:
     """What a lowered graph is made from: ranges for 16 bits too, where there is real data; `both` want one table."""
-    model, int8 = part.model, precision is Precision.INT8
+    model, int8 = part.model, precision in (Precision.INT8, recipe.AUTO)
     data, table = model.get("calibration", ""), model.get("ranges")
     with _within(f"{part.file}: {schema.where(('model', part.name))}:"):
         made = recipe.quantization(
@@ -295,7 +296,7 @@ def _quantization(part: _Part, precision: Precision, both: bool) -> recipe.Quant
             smoothing=model["smoothing"],
             max_drop=_bounds(part),
             evaluation=_at(part.root, model.get("eval", "")),
-            dynamic=model["dynamic"] and int8,
+            dynamic=model["dynamic"] and precision == Precision.INT8,
         )
     both = both and bool(data or table)
     return replace(made, calibration=replace(made.calibration, everything=both))
@@ -311,20 +312,28 @@ def _job(
     part: _Part,
     source: recipe.Source,
     target: Target,
-    precision: Precision,
+    precision: str,
     tolerance: Sequence[str],
-    quantization: Callable[[Precision], recipe.Quantization],
+    quantization: Callable[[str], recipe.Quantization],
 ) -> tuple[recipe.Job, str]:
     """The job, and why it cannot be built here; empty where it can."""
     bare = recipe.draft(source, target, precision, name=part.name)
-    lowered = precision is not Precision.FP32 and _is_lowered(bare)
+    lowered = precision == recipe.AUTO or (precision != Precision.FP32 and _is_lowered(bare))
+    objective = part.build["optimize"] if precision == recipe.AUTO else ""
     how = quantization(precision) if lowered else recipe.Quantization()
     paths = recipe.path_options(bare)
     given = _words(_rooted(part, part.build["options"], paths))
     target = replace(target, options=_rooted(part, target.options, paths))
     with _within(f"{part.file}: {schema.where(('build', part.index))} {part.name} on {target.name}:"):
         job = recipe.draft(
-            source, target, precision, options=given, tolerance=tolerance, quantization=how, name=part.name
+            source,
+            target,
+            precision,
+            options=given,
+            tolerance=tolerance,
+            quantization=how,
+            objective=objective,
+            name=part.name,
         )
         try:
             recipe.require_buildable(job)
@@ -337,14 +346,14 @@ def _gates(part: _Part, job: recipe.Job) -> Gates:
     gates = part.build["gates"]
     p99, speed, growth = (gates.get(one) for one in ("max_p99", "min_speedup", "max_regression"))
     size, rss = (gates.get(one) for one in ("max_size", "max_rss"))
-    fp32 = job.precision is Precision.FP32
+    fp32 = job.precision is Precision.FP32 and not job.objective
     return Gates(
         max_p99_ms=None if p99 is None else _number(p99, _SCALES),
         min_speedup=None if speed is None or fp32 else _number(speed, {"x": 1}),
         max_slowdown=None if growth is None else 1 + _number(growth, {"%": 0.01}),
         max_size_bytes=_bytes(part, ("build", part.index, "gates", "max_size"), size),
         max_rss_bytes=_bytes(part, ("build", part.index, "gates", "max_rss"), rss),
-        max_drop=() if fp32 or _is_lowered(job) else _bounds(part),
+        max_drop=() if fp32 or job.objective or _is_lowered(job) else _bounds(part),
     )
 
 
@@ -359,8 +368,8 @@ def _bounds(part: _Part) -> tuple[str, ...]:
     return tuple(_words({_at(part.root, name) if ".py:" in name else name: value for name, value in given.items()}))
 
 
-def _resolved(part: _Part, target: Target, precision: Precision) -> Mapping[str, Any]:
-    fp32 = precision is Precision.FP32
+def _resolved(part: _Part, target: Target, precision: str) -> Mapping[str, Any]:
+    fp32 = precision == Precision.FP32
     unused = {"description", *(_LOWER_ONLY if fp32 else ())}
     gates = {name: one for name, one in part.build["gates"].items() if not (fp32 and name == "max_drop")}
     resolved: Mapping[str, Any] = _portable(
@@ -372,7 +381,8 @@ def _resolved(part: _Part, target: Target, precision: Precision) -> Mapping[str,
                 "arch": list(target.arch),
                 "options": dict(target.options),
             },
-            "precision": str(precision),
+            "precision": precision,
+            **({"optimize": part.build["optimize"]} if precision == recipe.AUTO else {}),
             "options": part.build["options"],
             "tolerance": {**part.model["tolerance"], **part.build["tolerance"]},
             "gates": gates,

@@ -13,6 +13,9 @@ from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
 NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic where there is no data"
+AUTO = "auto"
+"""The precision that `choose` finds."""
+OBJECTIVES = ("latency", "throughput", "size")
 _DYNAMIC = ("onnxruntime", "null")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -134,6 +137,8 @@ class Job:
         quantization: how the model gets to the precision.
         chosen_for: the target that this one is a candidate of, such as "cpu"; empty where the user named it.
         model: the model's name in planc.toml; empty for the source's own.
+        objective: "latency", "throughput" or "size", which planc is to choose precision and threads for; empty where
+            the user did.
     """
 
     source: Source
@@ -144,12 +149,14 @@ class Job:
     quantization: Quantization = Quantization()
     chosen_for: str = ""
     model: str = ""
+    objective: str = ""
 
     @property
     def id(self) -> str:
         """Such as `resnet50-openvino-cpu-fp32`; a candidate has the id of the target that it is chosen for."""
         target = self.chosen_for or self.target.name
-        return f"{self.model or self.source.name}-{target.replace(':', '-')}-{self.precision}"
+        precision = AUTO if self.objective else self.precision
+        return f"{self.model or self.source.name}-{target.replace(':', '-')}-{precision}"
 
 
 def source(
@@ -219,16 +226,28 @@ def job(
     options: Sequence[str] = (),
     tolerance: Sequence[str] = (),
     quantization: Quantization = Quantization(),
+    objective: str = "",
     name: str = "",
 ) -> Job:
     """Checks target, precision, backend options and tolerances, and puts them together.
+
+    Args:
+        model: the model.
+        target: where it will run.
+        precision: "auto" chooses by measuring.
+        options: of the backend, such as "threads=2".
+        tolerance: bounds, such as "cosine=0.99".
+        quantization: how it gets to the precision.
+        objective: of OBJECTIVES, for "auto"; empty for the latency.
+        name: of the model in planc.toml.
 
     Raises:
         UsageError: an unknown name or a value that does not parse.
         Unavailable: the target cannot do the precision, or not on this machine.
     """
     made = draft(
-        model, target, precision, options=options, tolerance=tolerance, quantization=quantization, name=name
+        model, target, precision, options=options, tolerance=tolerance, quantization=quantization,
+        objective=objective, name=name,
     )  # fmt: skip
     require_buildable(made)
     return made
@@ -242,6 +261,7 @@ def draft(
     options: Sequence[str] = (),
     tolerance: Sequence[str] = (),
     quantization: Quantization = Quantization(),
+    objective: str = "",
     name: str = "",
 ) -> Job:
     """Returns what `job` returns, without asking whether it can be built, here or at all.
@@ -252,10 +272,23 @@ def draft(
     pairs = tuple(_pair("-O", text) for text in options)
     model = replace(
         model,
-        brief=bool(quantization.calibration.data or quantization.guard.data) and model.frontend == "onnx",
+        brief=bool(quantization.calibration.data or quantization.guard.data)
+        and model.frontend == "onnx"
+        and precision != AUTO,
     )
     one = find_target(target) if isinstance(target, str) else target
-    return Job(model, one, find_precision(precision), pairs, tolerances(tolerance), quantization, model=name)
+    wanted = _objective(precision, objective)
+    known = Precision.FP32 if wanted else find_precision(precision)
+    return Job(model, one, known, pairs, tolerances(tolerance), quantization, model=name, objective=wanted)
+
+
+def _objective(precision: str, objective: str) -> str:
+    """What `auto` chooses for; empty for another precision."""
+    if objective and objective not in OBJECTIVES:
+        raise UsageError(f"--optimize {objective}: unknown objective", hint=did_you_mean(objective, OBJECTIVES))
+    if objective and precision != AUTO:
+        raise UsageError(f"--optimize {objective} goes with -p auto, not with {precision}", hint="Add -p auto")
+    return (objective or OBJECTIVES[0]) if precision == AUTO else ""
 
 
 def require_buildable(job: Job) -> None:
@@ -266,6 +299,9 @@ def require_buildable(job: Job) -> None:
         Unavailable: the target cannot do the precision, or not on this machine.
     """
     asked, quantization = job.precision, job.quantization
+    if job.objective:
+        _require_measurable(job)
+        return
     if asked is Precision.INT8:
         require_data(quantization, job.source)
     elif asked is not Precision.FP32 and quantization != Quantization() and not lowered(candidates(job)):
@@ -430,6 +466,18 @@ def limits(model: Source | None, seconds: float, memory: str | None) -> Limits:
     if model is None or model.frontend != "onnx":
         return Limits(seconds, most, most)
     return Limits(seconds, min(most, (768 << 20) + 8 * Path(model.text).stat().st_size), most)
+
+
+def _require_measurable(job: Job) -> None:
+    """Checks that what `auto` chooses among can be measured here."""
+    from . import plugins
+
+    if job.quantization.dynamic:
+        raise UsageError("-p auto tries dynamic quantization by itself", hint="Leave --dynamic out")
+    for one in alternatives(job):
+        backend_options(one)
+        if reason := plugins.load("backends", one.target.backend).unverifiable(one.target):
+            raise Unavailable(f"-p auto measures, and {one.target.name} does not run here: {reason}", hint="Give -p")
 
 
 def candidates(job: Job) -> list[Job]:

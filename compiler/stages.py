@@ -43,6 +43,11 @@ T = TypeVar("T")
 
 MOST_GOLDEN_BYTES = 16 << 20
 _LOOSEN = "Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error"
+_ON_CPU = ("onnxruntime", "openvino")
+_NO_VNNI = (
+    "this CPU has no VNNI or AMX: sums of INT8 products would saturate, so weights get 7 bits; FP32 may be as fast; "
+    "planc bench tells, and -p auto keeps INT8 only where it is faster"
+)
 _REAL = "--inputs FILE.npz or --eval DATA gives real ones"
 
 
@@ -378,6 +383,8 @@ def _lower(work: Work, emit: Emit) -> None:
     emit("stage", "lower")
     if work.job.precision is Precision.INT8 and work.table is not None:
         calibrate.require_finite(work.graph, work.table)
+    if work.job.precision is Precision.INT8 and work.job.target.backend in _ON_CPU and not host.has_vnni():
+        emit("note", _NO_VNNI)
     how = quantize.lowering(work.job, work.model.dims)
     if work.job.quantization.guard.bounds:
         work.guarded = guard.search(work.job, work.graph, how, work.table, work.model.inputs, emit=emit)

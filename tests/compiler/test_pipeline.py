@@ -36,9 +36,9 @@ def test_cpu_builds_both_and_keeps_the_faster(workshop: Path, tmp_path: Path) ->
     assert latency.keys() == {"onnxruntime-cpu", "openvino-cpu"}
     chosen = result.artifact.manifest["job"]["target"]
     assert latency[chosen] <= min(latency.values()) / 0.97
-    assert report["failed_candidates"] == {}
+    assert sorted(row["status"] for row in report["candidates"]) in (["kept", "not better"], ["kept", "slower"])
     for figures in report["latency"].values():
-        assert figures.keys() == {"latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_per_s"}
+        assert figures["latency_p50_ms_low"] <= figures["latency_p50_ms"] <= figures["latency_p50_ms_high"]
     assert report["seconds"]["total"] >= report["seconds"]["export"] > 0
     stages = [value for kind, value in events if kind == "stage"]
     assert stages.count("build") == 2
@@ -55,9 +55,9 @@ def test_cpu_keeps_going_when_one_backend_cannot(onnx_file: Callable[..., Path],
     result = pipeline.run(recipe.job(source, "cpu", "fp32"), tmp_path / "out", limits=LIMITS)
     assert result.artifact.manifest["job"]["target"] == "onnxruntime-cpu"
     assert result.report["latency"] == {}
-    ((name, reason),) = result.report["failed_candidates"].items()
-    assert name == "openvino-cpu"
-    assert "CDist" in reason
+    (row,) = result.report["candidates"]
+    assert (row["name"], row["status"]) == ("openvino-cpu", "failed")
+    assert "CDist" in row["reason"]
 
 
 def test_unchanged_is_left_alone_and_overwrite_replaces(workshop: Path, tmp_path: Path) -> None:

@@ -1,0 +1,284 @@
+"""Which of several ways to run a model is kept: `-t cpu` chooses the backend, `-p auto` the precision and threads, too.
+
+Candidates are built through the store, held to the bounds, and measured in turns, each in new processes, in heats of
+growing length: who is clearly slower leaves early (successive halving, arXiv:1502.07943). Each heat is kept in the
+store, so that a search that was stopped goes on, and one that is repeated measures nothing.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import host, keys, recipe, worker
+from ._subject import Setting, Subject
+from .cache import Entry, Store, key_of
+from .errors import GateFailed, Unavailable
+from .recipe import Calibration, Job, Quantization
+from .target import Precision
+from .worker import Emit, Limits
+
+if TYPE_CHECKING:
+    from .rounds import Measured
+
+MEASURE = "measure"
+_HEATS = ((1, 0.3), (2, 0.6), (3, 1.0))
+"""Processes of each candidate, and seconds of measuring for each."""
+_NEAR = 1.03
+"""Who takes at most so many times as long as the fastest stays, beside the faster half."""
+_TIE = 0.97
+"""Who takes a larger share of the time of an earlier candidate does not replace it: floating point comes first."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the model, built and verified.
+
+    Attributes:
+        label: its name.
+        floating: whether it computes in floating point.
+        payload: SHA-256 of each file.
+        bytes: to deploy.
+        accuracy: the least cosine to the reference over outputs and sizes; None where it was not executed.
+        unpack: makes an artifact of it and returns its folder.
+    """
+
+    label: str
+    floating: bool
+    payload: Mapping[str, str]
+    bytes: int
+    accuracy: float | None
+    unpack: Callable[[], Path]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        label: of the one that is kept.
+        rows: one per candidate, for the report.
+        latency: figures by label.
+        made: whether anything was measured now.
+    """
+
+    label: str
+    rows: list[dict[str, Any]]
+    latency: dict[str, dict[str, float]]
+    made: bool
+
+
+def candidates(job: Job) -> list[Job]:
+    """Returns the jobs that one of is kept, floating point first; one where there is nothing to choose.
+
+    Raises:
+        Unavailable: none can be built here.
+    """
+    if not job.objective:
+        return recipe.candidates(job)
+    found: list[Job] = []
+    reason: Unavailable | None = None
+    options = job.options
+    if job.objective == "throughput" and not dict(options).get("threads") and host.cores() > 1:
+        options = (*options, ("threads", "1"))  # as many run side by side as there are cores
+    for precision, how in _ways(job):
+        try:
+            found += recipe.candidates(replace(job, precision=precision, quantization=how, options=options))
+        except Unavailable as error:
+            reason = reason or error
+    if not found:
+        assert reason is not None
+        raise reason
+    return found
+
+
+def label(job: Job) -> str:
+    """Names a candidate: by its target, and by what else was not the user's to say."""
+    if not job.objective:
+        return job.target.name
+    threads = dict(job.options).get("threads")
+    dynamic = " dynamic" if job.quantization.dynamic else ""
+    return f"{job.target.name} {job.precision}{dynamic}{f' threads={threads}' if threads else ''}"
+
+
+def variants(job: Job) -> list[Job]:
+    """Returns the job with other numbers of threads, where the user left them open."""
+    backend = keys.backend(job)
+    if not job.objective or job.objective == "throughput" or recipe.backend_options(job).threads:
+        return []
+    known = getattr(backend.Options(), "threads", None)
+    fewer = {max(1, host.cores() // 2)} - {host.cores()} if known is not None else set()
+    return [replace(job, options=(*job.options, ("threads", str(number)))) for number in sorted(fewer)]
+
+
+def _ways(job: Job) -> Iterator[tuple[Precision, Quantization]]:
+    """Precisions, and how the model gets to each."""
+    given = job.quantization
+    yield Precision.FP32, Quantization()
+    for half in (Precision.BF16, Precision.FP16):
+        lowered = recipe.lowered(recipe.alternatives(replace(job, precision=half)))
+        yield half, given if lowered else Quantization()
+    if given.calibration.given:
+        yield Precision.INT8, given
+    guard = replace(given.guard, data=given.guard.data or given.calibration.data)
+    if guard.data or not guard.bounds:  # without data there is nothing to judge it by
+        yield Precision.INT8, replace(given, calibration=Calibration(), guard=guard, dynamic=True)
+
+
+def require_bounds(
+    folder: Path, bounds: Sequence[str], name: str, *, store: Store, limits: Limits, on_event: Emit | None
+) -> None:
+    """Holds an artifact to bounds on golden data, where no guard did.
+
+    Raises:
+        GateFailed: it misses one, or one is a metric of the user's own.
+    """
+    from .artifact import GOLDEN, read
+
+    if own := [text for text in bounds if ".py:" in text]:
+        raise GateFailed(f"{name} is not judged by {own[0].partition('=')[0]}: its graph is not lowered by planc")
+    files = read(folder).manifest["files"]
+    components = {**keys.machine("losses"), "files": files, "bounds": list(bounds)}
+    entry = store.find(key_of(components), lambda _: True)
+    if entry is None:
+        losses = worker.call(_losses, folder, folder / GOLDEN, tuple(bounds), limits=limits, on_event=on_event)
+        entry = store.save(Entry("losses", "", components, {}, {}, {"losses": losses}), {})
+    from ..calibration import metrics
+
+    for text in bounds:
+        if not metrics.parse(text).holds(entry.facts["losses"][text]):
+            raise GateFailed(f"{name} misses --max-drop {text}: {entry.facts['losses'][text]:.4g} on golden data")
+
+
+def _losses(folder: Path, golden: Path, bounds: tuple[str, ...], *, emit: Emit) -> dict[str, float]:
+    from . import rounds
+
+    emit("stage", "judge")
+    with (
+        tempfile.TemporaryDirectory(prefix="planc-choose-") as place,
+        rounds.stage([Subject("it", "artifact", str(folder))], Setting(), _inputs(folder, Path(place))) as parts,
+    ):
+        return dict(parts["it"].turn("losses", golden, bounds)["losses"])
+
+
+def best(
+    found: Sequence[Candidate], objective: str, *, store: Store, limits: Limits, on_event: Emit | None
+) -> Choice:  # fmt: skip
+    """Measures candidates in heats and returns the one to keep.
+
+    Args:
+        found: the first one wins a near tie.
+        objective: "latency", "throughput" or "size".
+        store: keeps the heats.
+        limits: of the worker that measures.
+        on_event: receives the stage.
+    """
+    left, made = list(found), False
+    latency: dict[str, dict[str, float]] = {}
+    folders: dict[str, Path] = {}
+    status = {one.label: "kept" for one in found}
+    for number, (processes, seconds) in enumerate(_HEATS[:1] if objective == "size" else _HEATS):
+        if len(left) == 1 and latency:
+            break
+        components = {
+            **keys.machine(MEASURE),
+            "payloads": {one.label: dict(one.payload) for one in left},
+            "objective": objective,
+            "heat": [number, processes, seconds],
+        }
+        entry = store.find(key_of(components), lambda _: True)
+        if entry is None:
+            made = True
+            for one in left:
+                folders.setdefault(one.label, folders.get(one.label) or one.unpack())
+            running = {one.label: folders[one.label] for one in left}
+            figures = worker.call(
+                _heat, running, processes, seconds * len(left), objective, limits=limits, on_event=on_event
+            )
+            entry = store.save(Entry(MEASURE, "", components, {}, {}, {"latency": figures}), {})
+        latency |= entry.facts["latency"]
+        costs = {one.label: cost(latency[one.label], objective) for one in left}
+        stays = survivors(costs) if objective != "size" else costs.keys()
+        for one in left:
+            if one.label not in stays:
+                status[one.label] = "slower"
+        left = [one for one in left if one.label in stays]
+    kept = decide(left, latency, objective)
+    rows = [
+        {
+            "name": one.label,
+            "status": "kept" if one.label == kept else "slower" if status[one.label] == "slower" else "not better",
+            **latency.get(one.label, {}),
+            "size_bytes": one.bytes,
+            "cosine": one.accuracy,
+        }
+        for one in found
+    ]
+    return Choice(kept, rows, latency, made)
+
+
+def cost(figures: Mapping[str, float], objective: str) -> float:
+    """What is to be small: ms per call, or of all streams together per call."""
+    return 1e3 / figures["throughput_per_s"] if objective == "throughput" else figures["latency_p50_ms"]
+
+
+def survivors(costs: Mapping[str, float]) -> set[str]:
+    """Returns the faster half of the candidates, and who is near the fastest."""
+    ranked = sorted(costs, key=lambda name: costs[name])
+    near = _NEAR * costs[ranked[0]]
+    return {*ranked[: math.ceil(len(ranked) / 2)], *(name for name in ranked if costs[name] <= near)}
+
+
+def decide(left: Sequence[Candidate], latency: Mapping[str, Mapping[str, float]], objective: str) -> str:
+    """Returns the label of the candidate to keep: of those that were measured to the end.
+
+    An INT8 that is not faster than each one in floating point is never kept.
+    """
+    costs = {one.label: cost(latency[one.label], objective) for one in left}
+    floats = [costs[one.label] for one in left if one.floating]
+    able = [one for one in left if one.floating or not floats or costs[one.label] < _TIE * min(floats)]
+    if objective == "size":
+        return min(able, key=lambda one: one.bytes).label
+    chosen = able[0]
+    for one in able[1:]:
+        if costs[one.label] < _TIE * costs[chosen.label]:
+            chosen = one
+    return chosen.label
+
+
+def _heat(
+    folders: Mapping[str, Path], processes: int, seconds: float, objective: str, *, emit: Emit
+) -> dict[str, dict[str, float]]:
+    """Measures artifacts in turns (in a worker); returns figures by label."""
+    from . import rounds
+
+    emit("stage", MEASURE)
+    subjects = [Subject(name, "artifact", str(folder)) for name, folder in folders.items()]
+    with tempfile.TemporaryDirectory(prefix="planc-choose-") as place:
+        inputs = _inputs(next(iter(folders.values())), Path(place))
+        found = rounds.measure(subjects, Setting(), inputs, seconds=seconds, processes=processes, emit=lambda *_: None)
+        made = {name: _figures(one) for name, one in found.items()}
+        if objective == "throughput":
+            setting = Setting(threads=1, streams=host.cores())
+            rates = rounds.throughput(subjects, setting, {0: inputs}, seconds=seconds / len(subjects) / 3, rounds=3)
+            for name, by_size in rates.items():
+                made[name]["throughput_per_s"] = sorted(by_size[0])[len(by_size[0]) // 2]
+    return made
+
+
+def _inputs(folder: Path, place: Path) -> Path:
+    from . import artifact, files, golden
+
+    path = place / "inputs.npz"
+    files.save_arrays(path, dict(golden.load(folder / artifact.GOLDEN)[0].inputs))
+    return path
+
+
+def _figures(measured: "Measured") -> dict[str, float]:
+    from . import bench, bootstrap
+
+    calls = [latency for process in measured.blocks for block in process for latency in block]
+    low, high = bootstrap.quantiles(measured.blocks, [0.5])[0].interval(0.99)
+    return {**bench.summary(calls), "latency_p50_ms_low": low, "latency_p50_ms_high": high}

@@ -1,0 +1,164 @@
+"""The automatic choice: what it decides by figures, and the search itself on a small model."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planc.compiler import choose, host, pipeline, recipe
+from planc.compiler.cache import Store
+from planc.compiler.choose import Candidate
+from planc.compiler.errors import Unavailable, UsageError
+from planc.compiler.worker import Limits
+
+LIMITS = Limits(120, 4 << 30, 4 << 30)
+GRAPH = """<ir_version: 8, opset_import: ["": 18]>
+g (float[n,256] x) => (float[n,64] y) { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"""
+
+
+def _candidate(label: str, size: int = 100) -> Candidate:
+    return Candidate(label, "int8" not in label, {}, size, 1.0, lambda: pytest.fail("it is unpacked"))
+
+
+def _latency(costs: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {name: {"latency_p50_ms": ms, "throughput_per_s": 1e3 / ms} for name, ms in costs.items()}
+
+
+@pytest.mark.parametrize(
+    ("costs", "kept"),
+    [
+        ({"fp32": 2.0, "int8": 1.0}, "int8"),
+        ({"fp32": 1.0, "int8": 2.0}, "fp32"),
+        ({"fp32": 1.0, "int8": 0.98}, "fp32"),  # not by more than noise: floating point is the safe one
+        ({"fp32": 2.0, "bf16": 1.0, "int8": 1.5}, "bf16"),  # faster than one of them is not enough
+        ({"fp32": 1.0, "other fp32": 0.9}, "other fp32"),
+        ({"int8": 1.0, "dynamic int8": 0.5}, "dynamic int8"),  # what is in floating point was slower, heats ago
+    ],
+)
+def test_an_int8_that_is_not_faster_is_never_kept(costs: dict[str, float], kept: str) -> None:
+    found = [_candidate(name) for name in costs]
+    assert choose.decide(found, _latency(costs), "latency") == kept
+    assert choose.decide(found, _latency(costs), "throughput") == kept
+
+
+def test_the_smallest_that_is_not_slower() -> None:
+    found = [_candidate("fp32", 100), _candidate("fp16", 50), _candidate("int8", 25)]
+    assert choose.decide(found, _latency({"fp32": 2.0, "fp16": 2.5, "int8": 1.0}), "size") == "int8"
+    assert choose.decide(found, _latency({"fp32": 2.0, "fp16": 2.5, "int8": 2.1}), "size") == "fp16"
+
+
+def test_the_slower_half_leaves_but_for_who_is_near() -> None:
+    assert choose.survivors({"a": 1.0, "b": 1.01, "c": 2.0, "d": 1.02}) == {"a", "b", "d"}
+    assert choose.survivors({"a": 1.0, "b": 3.0, "c": 2.0}) == {"a", "c"}
+    assert choose.survivors({"a": 1.0}) == {"a"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    rng = np.random.default_rng(1)
+    w, v = rng.standard_normal((256, 256), dtype=np.float32), rng.standard_normal((256, 64), dtype=np.float32)
+    onnx_file(folder / "net.onnx", GRAPH, w=w, v=v)
+    np.savez(folder / "calib.npz", x=rng.standard_normal((16, 256), dtype=np.float32))
+    return folder
+
+
+def _job(site: Path, **words: Any) -> recipe.Job:
+    source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
+    how = recipe.quantization(
+        data=str(site / "calib.npz"), **{name: words.pop(name) for name in ("max_drop",) if name in words}
+    )
+    return recipe.job(source, words.pop("target", "cpu"), "auto", quantization=how, **words)
+
+
+def test_the_search_tries_what_can_be_built_here(site: Path) -> None:
+    labels = [choose.label(one) for one in choose.candidates(_job(site))]
+    expected = ["onnxruntime-cpu fp32", "openvino-cpu fp32", "openvino-cpu fp16"]
+    expected += ["onnxruntime-cpu int8", "openvino-cpu int8", "onnxruntime-cpu int8 dynamic"]
+    if host.has_bf16():
+        expected.insert(2, "openvino-cpu bf16")
+    assert labels == expected
+    assert {one.id for one in choose.candidates(_job(site))} == {"net-cpu-auto"}
+    busy = choose.candidates(_job(site, objective="throughput"))
+    assert host.cores() == 1 or {dict(one.options)["threads"] for one in busy} == {"1"}
+    chosen = choose.candidates(_job(site, options=["threads=1"]))
+    assert choose.label(chosen[0]) == "onnxruntime-cpu fp32 threads=1"
+    assert not choose.variants(chosen[0])
+
+
+def test_the_choice_is_the_fastest_and_a_repeated_search_does_nothing(site: Path, tmp_path: Path) -> None:
+    store, job = Store(site / "cache"), _job(site, target="onnxruntime-cpu")
+    result = pipeline.run(job, tmp_path / "one", limits=LIMITS, store=store)
+    rows = {row["name"]: row for row in result.report["candidates"]}
+    assert {choose.label(one) for one in choose.candidates(job)} <= rows.keys()
+    (kept,) = [row for row in rows.values() if row["status"] == "kept"]
+    assert kept["name"] == result.label
+    assert kept["latency_p50_ms"] <= min(row["latency_p50_ms"] for row in rows.values()) / 0.9  # noise between heats
+    manifest = result.artifact.manifest
+    assert manifest["job"]["id"] == "net-onnxruntime-cpu-auto"
+    assert f"{manifest['job']['target']} {manifest['job']['precision']}" in kept["name"]
+    again = pipeline.run(job, tmp_path / "two", limits=LIMITS, store=store)
+    assert again.made == ()
+    assert again.report["candidates"] == result.report["candidates"]
+
+
+def test_a_stopped_search_goes_on(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first heat is in the store: only the next ones are measured."""
+    store, done = Store(site / "cache"), []
+    found = [
+        replace(_candidate("fp32"), payload={"a": "1"}), replace(_candidate("other fp32"), payload={"a": "2"})
+    ]  # fmt: skip
+
+    def heat(_call: object, folders: Mapping[str, Path], *_: object, **__: object) -> dict[str, dict[str, float]]:
+        done.append(sorted(folders))
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return _latency(dict.fromkeys(folders, 1.0))
+
+    monkeypatch.setattr(choose.worker, "call", heat)
+    found = [replace(one, unpack=lambda: site) for one in found]
+    with pytest.raises(KeyboardInterrupt):
+        choose.best(found, "latency", store=store, limits=LIMITS, on_event=None)
+    assert len(done) == 2
+    choice = choose.best(found, "latency", store=store, limits=LIMITS, on_event=None)
+    assert choice.label == "fp32"
+    assert len(done) == 2 + len(choose._HEATS) - 1, "the first heat is not run again"
+    assert not choose.best(found, "latency", store=store, limits=LIMITS, on_event=None).made
+
+
+def test_what_misses_the_bound_is_not_chosen(site: Path, tmp_path: Path) -> None:
+    job = _job(site, target="openvino-cpu", max_drop=["sqnr=100"], objective="size")
+    result = pipeline.run(job, tmp_path / "out", limits=LIMITS, store=Store(site / "cache"))
+    rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "report.json").read_text())["candidates"]}
+    assert rows["openvino-cpu fp16"]["status"] == "inaccurate"
+    assert "--max-drop sqnr=100" in rows["openvino-cpu fp16"]["reason"]
+    assert result.artifact.manifest["job"]["precision"] == "fp32" or not any(
+        row["status"] == "kept" and "int8" in name and row["size_bytes"] < 200_000 for name, row in rows.items()
+    ), "an INT8 within the bound has most of its layers in float"
+
+
+def test_what_makes_no_sense_is_refused(site: Path) -> None:
+    source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
+    with pytest.raises(UsageError, match="--optimize latency goes with -p auto, not with fp32"):
+        recipe.job(source, "cpu", "fp32", objective="latency")
+    with pytest.raises(UsageError, match="--optimize speed: unknown objective"):
+        recipe.job(source, "cpu", "auto", objective="speed")
+    with pytest.raises(Unavailable, match="-p auto measures, and tensorrt-rtx:sm89 does not run here"):
+        recipe.job(source, "tensorrt-rtx:sm89", "auto")
+
+
+def test_int8_on_a_cpu_without_vnni_is_told(site: Path, tmp_path: Path) -> None:
+    source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
+    how = recipe.quantization(data=str(site / "calib.npz"))
+    notes: list[str] = []
+    pipeline.run(
+        recipe.job(source, "onnxruntime-cpu", "int8", quantization=how),
+        tmp_path / "out",
+        limits=LIMITS,
+        on_event=lambda kind, value: notes.append(value) if kind == "note" else None,
+    )
+    assert any("no VNNI or AMX" in note for note in notes) is not host.has_vnni()
