@@ -41,6 +41,8 @@ _LEAST_SILENCE = 30.0
 _END_SECONDS = 10.0  # for workers to end what is cancelled
 _TTL = "60s"
 _ATTEMPTS = 3
+_RUNNING = ("executing", "long-running")
+_ALIVE = ("running", "paused", "closing_gracefully")  # a worker that has lost its scheduler is none of these
 _LOGGERS = ("distributed", "distributed.client", "distributed.worker", "distributed.nanny", "distributed.scheduler")
 
 
@@ -166,7 +168,7 @@ class Dask:
             except Damaged as error:
                 damage = str(error)
         raise IOFailed(
-            f"{task.name}: what the cluster made is not in the cache: {damage}",
+            f"what the cluster made is not in the cache: {damage}",
             hint="Give --cache DIR on a file system that all machines share, or --cache URL",
         )
 
@@ -195,23 +197,22 @@ class Dask:
                         raise self._missing(task) from None
                     self._require_alive(task)
         except KilledWorker as error:
-            raise WorkerDied(
-                f"{task.name}: {named(error)}", hint="Look at the workers' logs, or give the job more memory"
-            ) from error
+            raise WorkerDied(named(error), hint="Look at the workers' logs, or give the job more memory") from error
         except CancelledError as error:
             if self.stopped:
                 raise Stopped from error
             raise Unavailable(
-                f"{task.name}: the scheduler is gone", hint="Start it again, and planc build: what is made is kept"
+                "the scheduler is gone", hint="Start it again, and planc build: what is made is kept"
             ) from error
         except ImportError as error:
             raise Unavailable(
-                f"{task.name}: the workers cannot import it: {error}", hint="Install this planc on all machines"
+                f"the workers cannot import it: {error}", hint="Install this planc on all machines"
             ) from error
         finally:
             self.waiting.pop(key, None)
             if not there.done():
-                there.cancel(force=True)
+                with suppress(Exception):  # of a lost scheduler
+                    there.cancel(force=True)
 
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         """Takes what a worker tells, in the client's own thread."""
@@ -230,7 +231,7 @@ class Dask:
         """The workers that there are, by address; asked for now and then."""
         with self.looking:
             if time.monotonic() - self.looked >= _LOOK_SECONDS:
-                with suppress(OSError):  # the client connects again, or cancels all
+                with suppress(OSError, KeyError):  # of a lost scheduler; the client connects again, or cancels all
                     self.workers = dict(self.client.scheduler_info(n_workers=-1)["workers"])
                 self.looked = time.monotonic()
                 for address, facts in self.workers.items():
@@ -261,12 +262,12 @@ class Dask:
     def _missing(self, task: Task) -> Unavailable:
         where, workers = self.client.scheduler.address, self._look()
         if not workers:
-            return Unavailable(f"{task.name}: {where} has no workers", hint=f"Start one: dask worker {where}")
+            return Unavailable(f"{where} has no workers", hint=f"Start one: dask worker {where}")
         most = {name: max(one["resources"].get(name, 0) for one in workers.values()) for name in task.resources}
         short = [name for name, amount in task.resources.items() if most[name] < amount]
         wanted = " and ".join(f"{name}={task.resources[name]:g}" for name in short or task.resources)
         return Unavailable(
-            f"{task.name}: no worker of {where} has the resource {wanted}",
+            f"no worker of {where} has the resource {wanted}",
             hint=f"Start one: dask worker {where} --resources '{wanted.replace(' and ', ',')}'",
         )
 
@@ -280,7 +281,7 @@ class Dask:
         seen = self.seen.get(self.running.get(task.name, ""))
         if seen and time.monotonic() - seen[1] > limit:
             raise WorkerDied(
-                f"{task.name}: worker {self.running[task.name]} hangs: it was not heard of for {limit:g} s",
+                f"worker {self.running[task.name]} hangs: it was not heard of for {limit:g} s",
                 hint="Set distributed.scheduler.worker-ttl lower, so that its tasks go elsewhere in time",
             )
 
@@ -301,7 +302,7 @@ def _work(packed: Parcel, *, name: str, topic: str, level: int, alone: bool) -> 
     def tell(kind: str, value: Any) -> None:
         if kind == "tick":
             now = worker.state.tasks.get(key)
-            if now is None or now.state not in ("executing", "long-running"):
+            if now is None or now.state not in _RUNNING or worker.status.name not in _ALIVE:
                 raise Stopped
         elif kind in ("stage", "note", "begin", "end", "log"):
             worker.log_event(topic, {"task": name, "kind": kind, "value": value})

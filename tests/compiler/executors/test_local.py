@@ -6,8 +6,8 @@ from concurrent.futures import wait
 
 import pytest
 
-from planc.compiler.errors import GateFailed
-from planc.compiler.executors import Task, local
+from planc.compiler.errors import GateFailed, UsageError
+from planc.compiler.executors import Task, find, local
 from planc.compiler.worker import Emit
 
 
@@ -63,3 +63,10 @@ def test_stop_cancels_what_runs_and_what_waits() -> None:
     executor.stop()
     assert isinstance(running.exception() if not running.cancelled() else local.Stopped(), local.Stopped)
     assert waiting.cancelled() or isinstance(waiting.exception(), local.Stopped)
+
+
+def test_an_unknown_executor_and_an_address_without_a_cluster_are_refused() -> None:
+    with pytest.raises(UsageError, match="local"):
+        find("locale")
+    with pytest.raises(UsageError, match="--executor dask"):
+        local.create(address="tcp://here:1")
