@@ -197,7 +197,10 @@ class Dask:
                         raise self._missing(task) from None
                     self._require_alive(task)
         except KilledWorker as error:
-            raise WorkerDied(named(error), hint="Look at the workers' logs, or give the job more memory") from error
+            raise WorkerDied(
+                f"every worker that ran it died, {error.last_worker.address} last",
+                hint="Look at the workers' logs, or set memory in [target.NAME]",
+            ) from error
         except CancelledError as error:
             if self.stopped:
                 raise Stopped from error
