@@ -53,6 +53,12 @@ def build(
         Path | None, typer.Option("--depfile", metavar="FILE", help="A rule per artifact, for Make or Ninja.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Build again whenever a source is saved.")] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="local|dask", help="Where jobs run: here, or on dask.distributed.")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option("--address", metavar="tcp://HOST:PORT", help="Of the cluster's scheduler; one here without.")
+    ] = "",
     locked: Locked = False,
     cache: Cache = None,
     overwrite: Overwrite = False,
@@ -62,18 +68,20 @@ def build(
     """Build the jobs of planc.toml: models x targets x precisions, cached and in parallel."""
     set_up(output_format, debug)
     from ..compiler import build as builder
-    from ..compiler import host, lock, project, sources
-    from ..compiler.executors import local
+    from ..compiler import executors, lock, project, sources
 
     if jobs is not None and jobs < 0:
         raise UsageError(f"--jobs {jobs} is negative", hint="Give a number such as -j 4, or 0 for one per core")
     if watch and output_format == "json":
         raise UsageError("--watch does not end with one document", hint="Drop --format json, or take --junit FILE.xml")
-    server = _jobserver() if jobs is None else None
+    module = executors.find(executor)
+    server = _jobserver() if jobs is None and not module.ELSEWHERE else None
+    tokens = {"jobserver": server} if server else {}
 
     def once() -> "tuple[int, Sources]":
         read = project.load(file, overrides=overrides)
-        entries = project.select(read.jobs, only, skip, require)
+        listed = project.for_others(read.jobs) if module.ELSEWHERE else read.jobs
+        entries = project.select(listed, only, skip, require)
         store = open_store(cache, no_cache=False, url=read.cache)
         assert store
         if locked:
@@ -90,12 +98,13 @@ def build(
                 read,
                 entries,
                 store=store,
-                executor=local.create(len(entries) if server else jobs or host.cores(), jobserver=server),
+                executor=module.create(len(entries) if server else jobs or 0, address=address, **tokens),
                 overwrite=overwrite,
                 fail_fast=fail_fast,
                 on_row=board.row,
                 on_event=on_event,
             )
+        rows = builder.require(rows, require)
         known = {one.out: sources.of(one, store, failed[one.id]) for one in entries if wanted and not one.skipped}
         if depfile is not None:
             sources.write_depfile(depfile, file, known)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from typing import Any
 
 from . import cache, choose, keys, observe, pipeline, recipe, stages
 from .cache import Store
-from .errors import GateFailed, PlancError
+from .errors import GateFailed, PlancError, Unavailable
 from .executors import Executor, Task
 from .project import Entry, Project
 from .recipe import Job
@@ -92,13 +93,14 @@ def run(
         rows[row.id] = row
         on_row(row)
 
-    waiting = {task.name: task for task in _tasks(project, entries, store, overwrite)}
     running: dict[Future[Any], Task] = {}
     made: dict[str, list[str]] = {}
     for entry in entries:
         if entry.skipped:
             finish(Outcome(entry.id, "skipped", reason=entry.skipped, out=str(entry.out)))
     try:
+        tasks = _tasks(project, entries, store, overwrite, elsewhere=executor.elsewhere)
+        waiting = {task.name: task for task in tasks}
         while waiting or running:
             for task in _ready(waiting, running.values()):
                 del waiting[task.name]
@@ -141,28 +143,43 @@ def _ready(waiting: Mapping[str, Task], running: Any) -> list[Task]:
     return [task for task in waiting.values() if not open_names & set(task.after)]
 
 
-def _tasks(project: Project, entries: Sequence[Entry], store: Store, overwrite: bool) -> Iterator[Task]:
-    """Yields the jobs, each after the tasks that make what it shares with others."""
+def _tasks(
+    project: Project, entries: Sequence[Entry], store: Store, overwrite: bool, *, elsewhere: bool
+) -> Iterator[Task]:
+    """Yields the jobs, each after the tasks that make what it shares with others.
+
+    Other machines than this one say themselves what they cannot build.
+    """
     shared: dict[str, Task] = {}
     for entry in entries:
         if entry.skipped:
             continue
         limits = recipe.limits(entry.job.source, project.seconds, project.memory)
-        jobs = choose.candidates(entry.job)
+        jobs = _candidates(entry.job, elsewhere=elsewhere)
         after: list[str] = []
         for job in jobs:
             after += _share(job, entry, store, limits, shared)
-        run_one = partial(build_one, entry, limits, store, overwrite)
-        memory, measures = entry.memory or needs(entry.job), len(jobs) > 1 or entry.gates.timed
+        run_one = Build(entry, limits, store, overwrite)
+        memory, measures = entry.memory or needs(entry.job), len(jobs) != 1 or entry.gates.timed
         if measures:  # it comes when all that it measures is in the store
             for job in (*jobs, *([entry.rival] if entry.rival else [])):
                 if stages.trail(job, store)[1]:
                     name = f"{_STAGES} {job.id} {job.target.name}"
-                    make = partial(share, job, pipeline.AFTER_EXPORT, limits, store)
+                    make = Share(job, pipeline.AFTER_EXPORT, limits, store)
                     shared.setdefault(name, Task(name, make, tuple(dict.fromkeys(after)), memory, entry.resources))
                     after.append(name)
         yield Task(entry.id, run_one, tuple(dict.fromkeys(after)), memory, entry.resources, job=True, alone=measures)
     yield from shared.values()
+
+
+def _candidates(job: Job, *, elsewhere: bool) -> list[Job]:
+    """The jobs whose beginnings are shared; what this machine cannot build, another one may."""
+    try:
+        return choose.candidates(job)
+    except Unavailable:
+        if not elsewhere:
+            raise
+        return [] if job.objective else recipe.alternatives(job)
 
 
 def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[str, Task]) -> Iterator[str]:
@@ -170,7 +187,7 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
     done, missing, components = stages.trail(job, store)
     if missing == "export":
         name = f"export {cache.key_of(components)[:12]}"
-        shared.setdefault(name, Task(name, partial(share, job, (), limits, store), (), needs(job), entry.resources))
+        shared.setdefault(name, Task(name, Share(job, (), limits, store), (), needs(job), entry.resources))
         yield name
     calibrates = "calibrate" in keys.stages_of(job) and "calibrate" not in done
     if calibrates:
@@ -184,54 +201,79 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
         })  # fmt: skip
         name = f"calibrate {like[:12]}"
         after = (f"export {cache.key_of(components)[:12]}",) if missing == "export" else ()
-        shared.setdefault(
-            name, Task(name, partial(share, job, _SHARED, limits, store), after, needs(job), entry.resources)
-        )
+        shared.setdefault(name, Task(name, Share(job, _SHARED, limits, store), after, needs(job), entry.resources))
         yield name
 
 
-def share(job: Job, names: tuple[str, ...], limits: Limits, store: Store, on_event: Emit) -> list[str]:
+@dataclass(frozen=True)
+class Share:
     """Makes what several jobs begin with, and returns the stages that ran. What fails fails again in each job.
 
-    Args:
+    Attributes:
         job: one of them.
         names: stages after the export.
         limits: of each worker.
         store: gets it.
-        on_event: receives the stages.
     """
-    with TemporaryDirectory(prefix="planc-") as place:
-        return pipeline.through(job, Path(place) / "work", store, names, limits=limits, on_event=on_event).made
+
+    job: Job
+    names: tuple[str, ...]
+    limits: Limits
+    store: Store
+
+    def __call__(self, on_event: Emit) -> list[str]:
+        """Makes it; `on_event` receives the stages."""
+        with TemporaryDirectory(prefix="planc-") as place:
+            folder = Path(place) / "work"
+            return pipeline.through(
+                self.job, folder, self.store, self.names, limits=self.limits, on_event=on_event
+            ).made  # fmt: skip
 
 
-def build_one(entry: Entry, limits: Limits, store: Store, overwrite: bool, on_event: Emit) -> Outcome:
+@dataclass(frozen=True)
+class Build:
     """Builds one job.
 
-    Raises:
-        PlancError: any class of the exit-code table.
+    Attributes:
+        entry: the job, and its place.
+        limits: of each worker.
+        store: has what it shares with others.
+        overwrite: whether an equal artifact is written anew.
     """
-    start = time.perf_counter()
-    accept = None
-    if entry.gates.given:
-        from .accept import Trial
 
-        accept = Trial(entry.gates, entry.rival, store, limits)
-    result = pipeline.run(
-        entry.job, entry.out, limits=limits, store=store, overwrite=overwrite, config=entry.resolved, accept=accept,
-        on_event=on_event,
-    )  # fmt: skip
-    manifest = result.artifact.manifest
-    latency = result.report["latency"].get(result.label, {}).get("latency_p50_ms")
-    return Outcome(
-        entry.id,
-        "built" if result.made or result.status == "replaced" else "cached",
-        round(time.perf_counter() - start, 3),
-        result.made,
-        sum(facts["bytes"] for name, facts in manifest["files"].items() if name != "golden.npz"),
-        manifest["effective_precision"],
-        latency,
-        out=str(entry.out),
-    )
+    entry: Entry
+    limits: Limits
+    store: Store
+    overwrite: bool
+
+    def __call__(self, on_event: Emit) -> Outcome:
+        """Builds it.
+
+        Raises:
+            PlancError: any class of the exit-code table.
+        """
+        start = time.perf_counter()
+        entry, accept = self.entry, None
+        if entry.gates.given:
+            from .accept import Trial
+
+            accept = Trial(entry.gates, entry.rival, self.store, self.limits)
+        result = pipeline.run(
+            entry.job, entry.out, limits=self.limits, store=self.store, overwrite=self.overwrite,
+            config=entry.resolved, accept=accept, on_event=on_event,
+        )  # fmt: skip
+        manifest = result.artifact.manifest
+        latency = result.report["latency"].get(result.label, {}).get("latency_p50_ms")
+        return Outcome(
+            entry.id,
+            "built" if result.made or result.status == "replaced" else "cached",
+            round(time.perf_counter() - start, 3),
+            result.made,
+            sum(facts["bytes"] for name, facts in manifest["files"].items() if name != "golden.npz"),
+            manifest["effective_precision"],
+            latency,
+            out=str(entry.out),
+        )
 
 
 def needs(job: Job) -> int:
@@ -242,6 +284,16 @@ def needs(job: Job) -> int:
     known = (keys.model_file(job), job.source.weights)
     weights = sum(path.stat().st_size for path in known if path is not None and path.exists())
     return (_TORCH_BYTES if job.source.frontend == "torch" else _GRAPH_BYTES) + 4 * weights
+
+
+def require(rows: Sequence[Outcome], globs: Sequence[str]) -> list[Outcome]:
+    """Returns the rows; jobs that one of `globs` wants and no machine could build have failed."""
+    return [
+        replace(row, status="failed", exit_code=Unavailable.exit_code)
+        if row.status == "skipped" and any(fnmatchcase(row.id, glob) for glob in globs)
+        else row
+        for row in rows
+    ]
 
 
 def exit_code(rows: Sequence[Outcome]) -> int:

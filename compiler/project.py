@@ -171,6 +171,11 @@ def select(
     return found
 
 
+def for_others(entries: Sequence[Entry]) -> list[Entry]:
+    """Returns the entries for other machines, which say themselves what they cannot build."""
+    return [replace(entry, skipped="") for entry in entries]
+
+
 def init(folder: Path) -> list[Path]:
     """Writes a commented planc.toml for the first model file of `folder`, and its schema, which editors read.
 

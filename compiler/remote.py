@@ -68,6 +68,7 @@ class Remote:
         self.url = url
         self.refused: set[str] = set()
         self._bad: set[str] = set()
+        self._put: set[str] = set()
         self._known: dict[str, list[Entry]] = {}
         self._lost = False
         self._read_only = False
@@ -100,7 +101,10 @@ class Remote:
         return False
 
     def put(self, entry: Entry, blob: Callable[[str], Path]) -> None:
-        """Uploads an entry, after the blobs that are not there yet."""
+        """Uploads an entry, after the blobs that are not there yet; once, but for what was damaged there."""
+        shas = {str(one["sha256"]) for one in entry.outputs.values()}
+        if entry.key in self._put - self.refused and not shas & self._bad:
+            return
         for one in entry.outputs.values():
             sha256, size = str(one["sha256"]), int(one["bytes"])
             upload = partial(_upload, path=blob(sha256), name=f"blobs/{sha256}", anew=sha256 in self._bad)
@@ -109,9 +113,9 @@ class Remote:
             self._bad.discard(sha256)
         base = key_of(entry.components)
         text = sealed(asdict(entry)).encode()
-        self._ask(
-            lambda fs, root: fs.pipe_file(f"{root}/entries/{base}/{entry.key}.json", text), len(text), writes=True
-        )
+        place = f"entries/{base}/{entry.key}.json"
+        self._ask(lambda fs, root: fs.pipe_file(f"{root}/{place}", text), len(text), writes=True)
+        self._put.add(entry.key)
 
     def _ask(self, what: Callable[[Any, str], T], size: int = 0, *, writes: bool = False) -> T | None:
         """Does something at the place within its time; None where that fails, or failed before."""

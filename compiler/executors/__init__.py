@@ -1,10 +1,12 @@
-"""One file per executor, with `create(workers) -> Executor`: where the tasks of a build run."""
+"""One file per executor, with `create(workers, address=...) -> Executor`: where the tasks of a build run."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .. import plugins
+from ..errors import UsageError, did_you_mean
 from ..worker import Emit
 
 
@@ -31,8 +33,26 @@ class Task:
     alone: bool = False
 
 
+def find(name: str) -> Any:
+    """Returns the module of an executor: it has `create`, and `ELSEWHERE` as its executor has.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = plugins.names("executors")
+    if name not in known:
+        raise UsageError(f"--executor {name}: unknown executor", hint=did_you_mean(name, known))
+    return plugins.load("executors", name)
+
+
 class Executor(Protocol):
-    """Runs tasks."""
+    """Runs tasks.
+
+    Attributes:
+        elsewhere: whether they run on other machines, which say themselves what they cannot build.
+    """
+
+    elsewhere: bool
 
     def submit(self, task: Task, on_event: Emit) -> "Future[Any]":
         """Begins a task, or queues it; the future has its result, or what it raised."""

@@ -8,22 +8,32 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import host
+from ..errors import UsageError
 from ..jobserver import Jobserver
 from ..worker import Emit
 from . import Task
 
+ELSEWHERE = False
 _LOOK_SECONDS = 0.05  # between looks for a token of make's
 
 
-def create(workers: int, memory: int | None = None, jobserver: Jobserver | None = None) -> "Local":
+def create(
+    workers: int = 0, memory: int | None = None, *, address: str = "", jobserver: Jobserver | None = None
+) -> "Local":
     """Returns an executor.
 
     Args:
-        workers: tasks that run at once.
+        workers: tasks that run at once; 0 for one per core.
         memory: bytes that they may take together; None for nine tenths of the machine's.
+        address: none: this machine has no other name.
         jobserver: has a token for each task beside the first; None for as many as there are workers.
+
+    Raises:
+        UsageError: there is an address.
     """
-    return Local(workers, memory or host.memory_bytes() * 9 // 10, jobserver)
+    if address:
+        raise UsageError(f"--address {address} goes with a cluster", hint="Add --executor dask")
+    return Local(workers or host.cores(), memory or host.memory_bytes() * 9 // 10, jobserver)
 
 
 class Stopped(BaseException):
@@ -32,6 +42,8 @@ class Stopped(BaseException):
 
 class Local:
     """Runs tasks in threads. A task that needs more memory than there is runs alone."""
+
+    elsewhere = ELSEWHERE
 
     def __init__(self, workers: int, memory: int, jobserver: Jobserver | None = None) -> None:
         self.workers = workers

@@ -97,7 +97,7 @@ def test_each_task_after_the_first_has_a_token(pipe: tuple[int, int]) -> None:
         if most % 2:
             raise GateFailed("tokens come back from those that fail, too")
 
-    executor = local.create(9, 100, jobserver.connect(f"--jobserver-auth={pipe[0]},{pipe[1]}"))
+    executor = local.create(9, 100, jobserver=jobserver.connect(f"--jobserver-auth={pipe[0]},{pipe[1]}"))
     wait([executor.submit(Task(str(number), work), _nothing) for number in range(9)])
     executor.stop()
     assert most == 3
@@ -112,7 +112,7 @@ def test_a_cancelled_build_gives_all_back(pipe: tuple[int, int]) -> None:
         while True:
             emit("tick", None)
 
-    executor = local.create(9, 100, jobserver.connect(f"--jobserver-auth={pipe[0]},{pipe[1]}"))
+    executor = local.create(9, 100, jobserver=jobserver.connect(f"--jobserver-auth={pipe[0]},{pipe[1]}"))
     for number in range(5):
         executor.submit(Task(str(number), long), _nothing)
     barrier.wait(30)
@@ -130,7 +130,7 @@ def test_without_a_token_tasks_run_one_by_one() -> None:
         running.pop()
         return most
 
-    executor = local.create(4, 100, jobserver.connect("--jobserver-auth=-2,-2"))
+    executor = local.create(4, 100, jobserver=jobserver.connect("--jobserver-auth=-2,-2"))
     futures = [executor.submit(Task(str(number), work), _nothing) for number in range(4)]
     assert [future.result() for future in futures] == [1, 1, 1, 1]
 

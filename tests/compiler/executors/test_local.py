@@ -6,8 +6,8 @@ from concurrent.futures import wait
 
 import pytest
 
-from planc.compiler.errors import GateFailed
-from planc.compiler.executors import Task, local
+from planc.compiler.errors import GateFailed, UsageError
+from planc.compiler.executors import Task, find, local
 from planc.compiler.worker import Emit
 
 
@@ -87,3 +87,10 @@ def test_what_exceeds_the_memory_together_does_not_overlap() -> None:
     wait([first, *rest])
     assert log.index("second begins") > log.index("first ends")
     assert max(log.index("a begins"), log.index("b begins")) < log.index("first ends")
+
+
+def test_an_unknown_executor_and_an_address_without_a_cluster_are_refused() -> None:
+    with pytest.raises(UsageError, match="local"):
+        find("locale")
+    with pytest.raises(UsageError, match="--executor dask"):
+        local.create(address="tcp://here:1")
