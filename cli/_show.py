@@ -63,10 +63,11 @@ def print_candidates(rows: list[dict[str, Any]]) -> None:
         if "reason" in row:
             print(f"  {row['status']:10} {row['name']}: {row['reason']}")
             continue
+        times = f"{row['times_fastest']:.3g}x the fastest of heat {row['heat']}"
         spread = f"{row['latency_p50_ms']:.3g} ms ({row['latency_p50_ms_low']:.3g} to {row['latency_p50_ms_high']:.3g})"
         cosine = "" if row["cosine"] is None else f", cosine {row['cosine']:.6f}"
         rate = f"{row['throughput_per_s']:.4g} per s"
-        print(f"  {row['status']:10} {row['name']}: {spread}, {rate}, {size_of(row['size_bytes'])}{cosine}")
+        print(f"  {row['status']:10} {row['name']}: {times}, {spread}, {rate}, {size_of(row['size_bytes'])}{cosine}")
 
 
 def print_layers(layers: list[dict[str, Any]]) -> None:

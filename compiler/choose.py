@@ -7,7 +7,7 @@ store, so that a search that was stopped goes on, and one that is repeated measu
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ MEASURE = "measure"
 _HEATS = ((1, 0.3), (2, 0.6), (3, 1.0))
 """Processes of each candidate, and seconds of measuring for each."""
 _NEAR = 1.03
-"""Who takes at most so many times as long as the fastest stays, beside the faster half."""
+"""Who takes at most so many times as long as the fastest stays, beside the faster half and the fastest float."""
 _TIE = 0.97
 """Who takes a larger share of the time of an earlier candidate does not replace it: floating point comes first."""
 
@@ -164,24 +164,34 @@ def _losses(folder: Path, golden: Path, bounds: tuple[str, ...], *, emit: Emit) 
 
 
 def best(
-    found: Sequence[Candidate], objective: str, *, store: Store, limits: Limits, on_event: Emit | None
-) -> Choice:  # fmt: skip
-    """Measures candidates in heats and returns the one to keep.
+    found: Sequence[Candidate],
+    objective: str,
+    *,
+    variants: Callable[[Candidate], Sequence[Candidate]] = lambda _: (),
+    store: Store,
+    limits: Limits,
+    on_event: Emit | None,
+) -> Choice:
+    """Measures candidates in heats and returns the one to keep, by the last heat alone: machines change between heats.
 
     Args:
         found: the first one wins a near tie.
         objective: "latency", "throughput" or "size".
+        variants: of a candidate that is in the last heat, and are in it too.
         store: keeps the heats.
         limits: of the worker that measures.
         on_event: receives the stage.
     """
-    left, made = list(found), False
-    latency: dict[str, dict[str, float]] = {}
+    left, everyone, made = list(found), list(found), False
+    rows: dict[str, dict[str, float]] = {}
     folders: dict[str, Path] = {}
-    status = {one.label: "kept" for one in found}
-    for number, (processes, seconds) in enumerate(_HEATS[:1] if objective == "size" else _HEATS):
-        if len(left) == 1 and latency:
-            break
+    heats = _HEATS[-1:] if objective == "size" else _HEATS
+    for number, (processes, seconds) in enumerate(heats, 1):
+        if number == len(heats):
+            fresh = [other for one in left for other in variants(one)]
+            left, everyone = [*left, *fresh], [*everyone, *fresh]
+        if len(left) == 1 and rows:
+            continue
         components = {
             **keys.machine(MEASURE),
             "payloads": {one.label: dict(one.payload) for one in left},
@@ -192,31 +202,32 @@ def best(
         if entry is None:
             made = True
             for one in left:
-                folders.setdefault(one.label, folders.get(one.label) or one.unpack())
+                folders[one.label] = folders.get(one.label) or one.unpack()
             running = {one.label: folders[one.label] for one in left}
             figures = worker.call(
                 _heat, running, processes, seconds * len(left), objective, limits=limits, on_event=on_event
             )
             entry = store.save(Entry(MEASURE, "", components, {}, {}, {"latency": figures}), {})
-        latency |= entry.facts["latency"]
-        costs = {one.label: cost(latency[one.label], objective) for one in left}
-        stays = survivors(costs) if objective != "size" else costs.keys()
-        for one in left:
-            if one.label not in stays:
-                status[one.label] = "slower"
-        left = [one for one in left if one.label in stays]
+        heat = entry.facts["latency"]
+        costs = {one.label: cost(heat[one.label], objective) for one in left}
+        for name, value in costs.items():
+            rows[name] = {**heat[name], "heat": number, "times_fastest": round(value / min(costs.values()), 4)}
+        if number < len(heats):
+            stays = survivors(costs, {one.label for one in left if one.floating})
+            left = [one for one in left if one.label in stays]
+    latency = {one.label: rows[one.label] for one in left}
     kept = decide(left, latency, objective)
-    rows = [
+    told = [
         {
             "name": one.label,
-            "status": "kept" if one.label == kept else "slower" if status[one.label] == "slower" else "not better",
-            **latency.get(one.label, {}),
+            "status": _status(one, kept, latency, objective),
+            **rows[one.label],
             "size_bytes": one.bytes,
             "cosine": one.accuracy,
         }
-        for one in found
+        for one in everyone
     ]
-    return Choice(kept, rows, latency, made)
+    return Choice(kept, told, rows, made)
 
 
 def cost(figures: Mapping[str, float], objective: str) -> float:
@@ -224,11 +235,15 @@ def cost(figures: Mapping[str, float], objective: str) -> float:
     return 1e3 / figures["throughput_per_s"] if objective == "throughput" else figures["latency_p50_ms"]
 
 
-def survivors(costs: Mapping[str, float]) -> set[str]:
-    """Returns the faster half of the candidates, and who is near the fastest."""
+def survivors(costs: Mapping[str, float], floating: Collection[str] = ()) -> set[str]:
+    """Returns the faster half of the candidates, who is near the fastest, and the fastest in floating point.
+
+    The last one is what an INT8 is held against in the last heat.
+    """
     ranked = sorted(costs, key=lambda name: costs[name])
     near = _NEAR * costs[ranked[0]]
-    return {*ranked[: math.ceil(len(ranked) / 2)], *(name for name in ranked if costs[name] <= near)}
+    beside = [name for name in ranked if name in floating][:1]
+    return {*ranked[: math.ceil(len(ranked) / 2)], *(name for name in ranked if costs[name] <= near), *beside}
 
 
 def decide(left: Sequence[Candidate], latency: Mapping[str, Mapping[str, float]], objective: str) -> str:
@@ -246,6 +261,15 @@ def decide(left: Sequence[Candidate], latency: Mapping[str, Mapping[str, float]]
         if costs[one.label] < _TIE * costs[chosen.label]:
             chosen = one
     return chosen.label
+
+
+def _status(one: Candidate, kept: str, latency: Mapping[str, Mapping[str, float]], objective: str) -> str:
+    """What became of a candidate; `latency` has those of the last heat."""
+    if one.label == kept:
+        return "kept"
+    if one.label not in latency or cost(latency[one.label], objective) >= cost(latency[kept], objective):
+        return "slower"
+    return "larger" if objective == "size" else "not better"
 
 
 def _heat(

@@ -277,24 +277,27 @@ def _best(
     built: list[Built], folder: Path, store: Store, limits: Limits, on_event: Emit | None
 ) -> tuple[Built, choose.Choice | None, tuple[str, ...]]:
     """Returns the candidate that is kept, and why; and the stages that were made to tell."""
-    if len(built) == 1:
+    objective = built[0].job.objective
+    if len(built) == 1 and not objective:
         return built[0], None, ()
-    objective = built[0].job.objective or recipe.OBJECTIVES[0]
     named = {choose.label(one.job): one for one in built}
-    found = [_candidate(one, folder, store) for one in built]
-    choice = choose.best(found, objective, store=store, limits=limits, on_event=on_event)
-    made: tuple[str, ...] = ()
-    more = [_built(one, folder / f"v{number}", store, limits, on_event)
-            for number, one in enumerate(choose.variants(named[choice.label].job))]  # fmt: skip
-    if more:
-        named |= {choose.label(one.job): one for one in more}
-        made = tuple(name for one in more for name in one.made)
-        rest = [one for one in found if one.label == choice.label]
-        rest += [_candidate(one, folder, store) for one in more]
-        last = choose.best(rest, objective, store=store, limits=limits, on_event=on_event)
-        rows = [row | {"status": "slower"} if row["status"] == "kept" else row for row in choice.rows]
-        rows = [row for row in rows if row["name"] not in {one["name"] for one in last.rows}] + last.rows
-        choice = choose.Choice(last.label, rows, choice.latency | last.latency, choice.made or last.made)
+
+    def variants(one: choose.Candidate) -> list[choose.Candidate]:
+        found: list[Built] = []
+        for job in choose.variants(named[one.label].job):
+            found.append(_built(job, folder / f"v{len(named)}", store, limits, on_event))
+            named[choose.label(job)] = found[-1]
+        return [_candidate(other, folder, store) for other in found]
+
+    choice = choose.best(
+        [_candidate(one, folder, store) for one in built],
+        objective or recipe.OBJECTIVES[0],
+        variants=variants,
+        store=store,
+        limits=limits,
+        on_event=on_event,
+    )
+    made = [name for one in named.values() if one not in built for name in one.made]
     return named[choice.label], choice, (*made, *((choose.MEASURE,) if choice.made else ()))
 
 
