@@ -25,18 +25,29 @@ class Case:
         model: name of the callable.
         inputs: as for --input.
         dims: as for --dim.
+        onnx: package and path in it of an ONNX file that is taken as it is, instead of a callable.
     """
 
     title: str
     model: str
     inputs: tuple[str, ...]
     dims: tuple[str, ...]
+    onnx: tuple[str, str] | None = None
+
+    @property
+    def source(self) -> str:
+        """What planc compiles."""
+        if self.onnx is None:
+            return f"bench/models.py:{self.model}"
+        from .data import package
+
+        return str(package(self.onnx[0]) / self.onnx[1])
 
     def compile(self, target: str, precision: str, *words: str) -> dict[str, Any]:
         """Runs `planc compile` and returns its JSON document, which holds an `error` where it refused."""
         shapes = [f"--input={text}" for text in self.inputs] + [f"--dim={text}" for text in self.dims]
         out = ROOT / "out/bench" / f"{self.model}-{'-'.join(self.dims)}-{target}-{precision}"
-        command = [PLANC, "compile", f"bench/models.py:{self.model}", *shapes, "-t", target, "-p", precision, "-o", out]
+        command = [PLANC, "compile", self.source, *shapes, "-t", target, "-p", precision, "-o", out]
         done = subprocess.run(
             [*command, *words, "--format", "json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -46,7 +57,7 @@ class Case:
     def export(self, out: Path) -> None:
         """Runs `planc export`: the graph as the dynamo exporter gives it, unoptimised."""
         shapes = [f"--input={text}" for text in self.inputs] + [f"--dim={text}" for text in self.dims]
-        command = [PLANC, "export", f"bench/models.py:{self.model}", *shapes, "-o", out]
+        command = [PLANC, "export", self.source, *shapes, "-o", out]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def export_by_torchscript(self, out: Path) -> None:
@@ -62,6 +73,17 @@ RESNET50 = Case("ResNet-50 (random weights), batch 1 of 1..8", "resnet50", _IMAG
 EFFICIENTNET = Case("EfficientNet-Lite0, batch 1 of 1..8", "efficientnet_lite0", _IMAGES, ("batch=1..8@1",))
 VIT = Case("ViT-S/16 (random weights), batch 1 of 1..8", "vit", _IMAGES, ("batch=1..8@1",))
 MINILM = Case("MiniLM-L6, batch 1 of 1..8, sequence 128 of 8..256", "minilm", _IDS, ("batch=1..8@1", "seq=8..256@128"))
+MINILM_8 = Case(
+    "MiniLM-L6, batch 8 of 1..8, sequence 128 of 8..256", "minilm", _IDS, ("batch=1..8@8", "seq=8..256@128")
+)
+CREPE = Case("CREPE tiny, batch 16 of 1..256", "crepe_tiny", ("frames=float32[batch,1024]",), ("batch=1..256@16",))
+OCR = Case(
+    "PP-OCRv4 rec, width 320 of 48..1280",
+    "ocr_rec",
+    ("x=float32[batch,3,48,width]",),
+    ("batch=1", "width=48..1280@320"),
+    ("rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx"),
+)
 GPT2 = Case(
     "GPT-2 of 6 layers (random weights), a step with 64 of 1..512 tokens in the KV cache",
     "gpt2_step",

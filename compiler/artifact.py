@@ -1,4 +1,7 @@
-"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, reports. `load(path)` gives a session."""
+"""An artifact is a folder: payload, `manifest.json`, `golden.npz`, reports. `load(path)` gives a session.
+
+A deployed process begins here: what only a build needs is imported elsewhere, see `manifest`.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,16 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import files, host, keys, plugins, recipe
+from . import host, plugins
 from .errors import IOFailed, Unavailable, UsageError, did_you_mean
-from .recipe import Job
 from .shapes import Dim, TensorSpec
-from .worker import Emit
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .cache import Entry
+    from .worker import Emit
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -23,8 +24,7 @@ GOLDEN = "golden.npz"
 RANGES = "ranges.json"
 REPORT = "report.json"
 LOG = "build.log"
-_PLANC = "planc"
-_UNSEALED = (MANIFEST, REPORT, LOG)
+UNSEALED = (MANIFEST, REPORT, LOG)
 """Files that the manifest does not vouch for: they tell of the build. Only some backends write a log."""
 
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
@@ -63,9 +63,11 @@ class Artifact:
             Dim(name, tuple(facts["sizes"]), facts["opt"], facts.get("choice", False)) for name, facts in dims.items()
         )
 
-    def damage(self, digest: Callable[[Path], str] = files.digest) -> list[str]:
+    def damage(self, digest: Callable[[Path], str] | None = None) -> list[str]:
         """Returns one line for each file that is missing or differs from the manifest; empty where all is well."""
-        lines = []
+        from . import files
+
+        digest, lines = digest or files.digest, []
         for name, facts in self.manifest["files"].items():
             file = self.path / name
             if not file.is_file():
@@ -167,13 +169,15 @@ def session(artifact: Artifact) -> Session:
     return Session(artifact.inputs, artifact.outputs, artifact.dims, backend.load(artifact.path, manifest["session"]))
 
 
-def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[dict[str, Any]]:
+def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> list[dict[str, Any]]:
     """Runs an artifact on the arrays of an .npz and describes its outputs; writes them to `out` (in a worker).
 
     Raises:
         UsageError: the arrays do not fit the inputs.
         PlancError: the artifact cannot be loaded here.
     """
+    from . import files
+
     emit("stage", "run")
     arrays = files.load_arrays(inputs)
     results = load(path)(**arrays)
@@ -192,7 +196,7 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: Emit) -> list[
     ]
 
 
-def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
+def describe_graph(path: Path, *, emit: "Emit") -> dict[str, Any]:
     """Returns the facts of an ONNX file (in a worker); here, so that the command line need not load graph libraries.
 
     Raises:
@@ -204,109 +208,6 @@ def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
     return graph.describe(path)
 
 
-def manifest(job: Job, done: "Mapping[str, Entry]") -> dict[str, Any]:
-    """Returns the content of `manifest.json`.
-
-    Args:
-        job: what was built.
-        done: entries of its stages, by name.
-    """
-    exported, built, verified = done["export"].facts, done["build"].facts["built"], done["verify"]
-    report = done["optimize"].facts["report"]
-    files_of = {payload_name(name): facts for one in done.values() for name, facts in one.outputs.items()}
-    sealed = {name: dict(facts) for name, facts in sorted(files_of.items()) if name and name not in _UNSEALED}
-    versions = {name: version for one in done.values() for name, version in one.components["versions"].items()}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "planc": host.version(_PLANC),
-        "job": {
-            "id": job.id,
-            "model": Path(job.source.text).name,
-            "target": job.target.name,
-            "chosen_for": job.chosen_for,
-            "precision": str(job.precision),
-            "options": _shown(recipe.backend_options(job)),
-            "dims": {row.pop("name"): row for row in map(shown_dim, exported["dims"])},
-        },
-        "backend": job.target.backend,
-        "inputs": [_shown_spec(row) for row in exported["inputs"]],
-        "outputs": [_shown_spec(row) for row in exported["outputs"]],
-        "sources": exported["sources"],
-        "passes": [one["name"] for one in report["passes"] if one["modified"]],
-        "passes_skipped": report["skipped"],
-        "requested_precision": str(job.precision),
-        "effective_precision": built["effective_precision"],
-        "placement": built["placement"],
-        "log": LOG if LOG in files_of else None,
-        "quantization": _quantization(done["lower"].facts, done["calibrate"].facts) if "lower" in done else {},
-        "session": built["session"],
-        "requires": built["requires"],
-        "semantic_sha256": built["semantic_sha256"],
-        "host": verified.facts["host"],
-        "verification": verified.facts["verification"],
-        "versions": {name: version for name, version in (versions | exported["versions"]).items() if version},
-        "files": sealed,
-    }
-
-
-def payload_name(name: str) -> str:
-    """The name in the artifact of a file that a stage left, or "" where it does not get there."""
-    return RANGES if name == keys.RANGES else name.removeprefix(keys.PAYLOAD) if name.startswith(keys.PAYLOAD) else ""
-
-
-def _shown(options: Any) -> dict[str, Any]:
-    """Options as the manifest has them: files by their names."""
-    return {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
-
-
-def shown_dim(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A dimension as the manifest has it."""
-    sizes = list(row["sizes"])
-    return {
-        "name": row["name"],
-        "min": sizes[0],
-        "opt": row["opt"],
-        "max": sizes[-1],
-        "sizes": sizes,
-        "choice": row["choice"],
-    }
-
-
-def _shown_spec(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": row["name"], "dtype": row["dtype"], "shape": list(row["shape"])}
-
-
-def _quantization(lowered: Mapping[str, Any], calibrated: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a precision that is laid down in the graph."""
-    guarded = lowered["guarded"]
-    kept = (row for row in lowered["lowered"]["layers"] if row["decision"] == "float")
-    return {
-        "products": lowered["lowered"]["effect"],
-        "kept": [{"name": row["name"], "reason": row["reason"]} for row in kept],
-        "dynamic": calibrated["dynamic"],
-        "calibration": calibrated["calibration"],
-        "guard": {name: fact for name, fact in guarded["facts"].items() if name != "evaluations"} if guarded else None,
-    }
-
-
-def not_executed(reason: str, graph: Mapping[str, Any], *, completable: bool = True) -> dict[str, Any]:
-    """What a manifest says of a payload that this machine cannot execute.
-
-    Args:
-        reason: why it cannot.
-        graph: how the graph that was compiled compares to the reference, in ONNX Runtime.
-        completable: whether another machine can execute it.
-    """
-    return {
-        "passed": None,
-        "reason": f"built, not executed here: {reason}",
-        **({"complete_with": "planc verify ARTIFACT, on a machine that has what it runs on"} if completable else {}),
-        "reference": graph["reference"],
-        "tolerance": graph["tolerance"],
-        "graph": graph,
-    }
-
-
 def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
     """Adds to the manifest that the payload was executed after all, and where.
 
@@ -314,6 +215,8 @@ def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
         artifact: that was built on a machine that could not execute it.
         result: of its verification on this one.
     """
+    from . import files
+
     said = artifact.manifest["verification"]
     left = {name: said[name] for name in ("reference", "graph", "golden_points") if name in said}
     where = {"cpu": host.cpu_name(), "gpus": host.gpus()}
@@ -354,7 +257,7 @@ def _is_ours(folder: Path) -> bool:
     }
 
 
-def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str] = files.digest) -> bool:
+def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str] | None = None) -> bool:
     """Whether the artifact at `old` is whole and equals the manifest `new`, measured figures apart.
 
     Args:

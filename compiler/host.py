@@ -2,11 +2,8 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from contextlib import suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 _FLAGS_THAT_MATTER = (
@@ -69,6 +66,9 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 @cache
 def gpus() -> tuple[str, ...]:
     """Returns name and driver of each NVIDIA GPU, as nvidia-smi tells them; empty without one."""
+    import shutil
+    import subprocess
+
     tool = shutil.which("nvidia-smi")
     if not tool:
         return ()
@@ -92,6 +92,8 @@ def busy_seconds(stat: Path = Path("/proc/stat")) -> float:
 @cache
 def version(package: str) -> str | None:
     """Returns the installed version of a distribution, or None."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from . import artifact, choose, exclusions, files, keys, observe, optimize, recipe, worker
+from . import manifest as manifests
 from .artifact import Artifact
 from .cache import Damaged, Entry, Store
 from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
@@ -104,7 +105,7 @@ def run(
                 choose.MEASURE: time.perf_counter() - begin,
                 "total": time.perf_counter() - start,
             }
-            manifest = artifact.manifest(best.job, best.done) | ({"config": dict(config)} if config else {})
+            manifest = manifests.of(best.job, best.done) | ({"config": dict(config)} if config else {})
             made, label = (
                 tuple(dict.fromkeys((*(name for one in built for name in one.made), *measured))),
                 choose.label(best.job),
@@ -236,7 +237,7 @@ def _require_bounds(
     """Holds a candidate in 16 bits that no guard has judged to the bounds of the job."""
     bounds = job.quantization.guard.bounds
     if job.objective and bounds and built.job.precision is not Precision.FP32 and not keys.is_lowered(built.job):
-        label, manifest = choose.label(built.job), artifact.manifest(built.job, built.done)
+        label, manifest = choose.label(built.job), manifests.of(built.job, built.done)
         place = _assemble(built, folder / "judge" / label.replace(" ", "-"), store, manifest)
         choose.require_bounds(place, bounds, label, store=store, limits=limits, on_event=on_event)
 
@@ -303,7 +304,7 @@ def _best(
 
 def _candidate(built: Built, folder: Path, store: Store) -> choose.Candidate:
     """What is chosen among."""
-    label, manifest = choose.label(built.job), artifact.manifest(built.job, built.done)
+    label, manifest = choose.label(built.job), manifests.of(built.job, built.done)
     cosines = [
         figures["cosine"]
         for outputs in (manifest["verification"].get("points") or {}).values()
@@ -330,8 +331,8 @@ def _assemble(built: Built, folder: Path, store: Store, manifest: Mapping[str, A
     files.remove(payload)
     payload.mkdir(parents=True)
     for entry in (built.done[stage] for stage in ("calibrate", "build", "verify") if stage in built.done):
-        wanted = {name for name in entry.outputs if artifact.payload_name(name)}
-        store.restore(entry, lambda name: payload / artifact.payload_name(name), only=wanted, copied=True)
+        wanted = {name for name in entry.outputs if manifests.payload_name(name)}
+        store.restore(entry, lambda name: payload / manifests.payload_name(name), only=wanted, copied=True)
     (payload / artifact.MANIFEST).write_text(artifact.as_text(manifest))
     return payload
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import artifact, files, host, keys, observe, optimize, plugins, recipe
+from . import manifest as manifests
 from .artifact import Artifact
 from .cache import Damaged, Entry, Store, key_of
 from .errors import BuildFailed, GateFailed
@@ -458,7 +459,7 @@ def _verify(work: Work, emit: Emit) -> None:
     if not result["passed"]:
         raise GateFailed(difference(what, work.model, result), hint=hint(work))
     said = {"reference": _reference_of(work), **result}
-    work.verification = said if reason is None else artifact.not_executed(reason, said, completable=module.RUNS)
+    work.verification = said if reason is None else manifests.not_executed(reason, said, completable=module.RUNS)
     work.verification["golden_points"] = [one.label for one in kept]
 
 
@@ -482,7 +483,7 @@ def _runnable(work: Work) -> dict[str, Any]:
         "files": payload,
         "inputs": [asdict(spec) for spec in model.inputs],
         "outputs": [asdict(spec) for spec in model.outputs],
-        "job": {"dims": {row.pop("name"): row for row in map(artifact.shown_dim, map(asdict, model.dims))}},
+        "job": {"dims": {row.pop("name"): row for row in map(manifests.shown_dim, map(asdict, model.dims))}},
         "session": dict(built.session),
         "requires": dict(built.requires),
     }

@@ -1,6 +1,5 @@
 """What a job builds for: precision and target. A target is a TOML file in `targets/`."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -66,6 +65,8 @@ def find_target(name: str) -> Target:
     Raises:
         UsageError: there is no such target or compute capability.
     """
+    import tomllib
+
     stem, colon, arch = name.partition(":")
     if stem not in target_names():
         raise UsageError(

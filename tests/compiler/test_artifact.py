@@ -1,6 +1,7 @@
 """Artifacts: loading, refusing, and knowing when they are damaged."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ def test_layouts_of_another_cpu_are_unavailable(copied: Path) -> None:
         planc.load(copied)
     assert "avx1024" in caught.value.what
     assert "portable=true" in caught.value.hint
+
+
+def test_a_deployed_process_loads_nothing_of_the_build(ort_artifact: Path, python: Callable[..., str]) -> None:
+    code = """
+import sys
+import planc
+planc.load(sys.argv[1])
+own = {name.removeprefix("planc.compiler.") for name in sys.modules if name.startswith("planc.compiler.")}
+runs = {"artifact", "backends", "backends.onnxruntime", "_ort", "errors", "host", "plugins", "shapes", "target"}
+print(*sorted(own - runs))
+print(*sorted({"onnx", "torch", "subprocess", "importlib.metadata", "rich", "typer"} & set(sys.modules)))
+"""
+    assert python(code, str(ort_artifact)).split() == []
 
 
 def test_null_artifacts_run_nowhere(null_artifact: Path) -> None:

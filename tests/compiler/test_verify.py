@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from planc.compiler import artifact
+from planc.compiler import manifest as manifests
 from planc.compiler.errors import IOFailed
 from planc.compiler.golden import Golden
 from planc.compiler.target import Precision
@@ -143,7 +144,7 @@ def test_verify_artifact_tells_damage(copied: Path) -> None:
 def test_what_could_not_be_executed_where_it_was_built_is_completed(copied: Path) -> None:
     manifest = json.loads((copied / artifact.MANIFEST).read_text())
     executed = manifest["verification"]
-    manifest["verification"] = artifact.not_executed("no GPU", executed) | {"golden_points": executed["golden_points"]}
+    manifest["verification"] = manifests.not_executed("no GPU", executed) | {"golden_points": executed["golden_points"]}
     (copied / artifact.MANIFEST).write_text(json.dumps(manifest))
     result = verify_artifact(copied, (), emit=lambda _kind, _value: None)
     completed = json.loads((copied / artifact.MANIFEST).read_text())["verification"]
@@ -157,7 +158,7 @@ def test_what_could_not_be_executed_where_it_was_built_is_completed(copied: Path
 
 def test_what_differs_completes_nothing(copied: Path) -> None:
     manifest = json.loads((copied / artifact.MANIFEST).read_text())
-    manifest["verification"] = artifact.not_executed("no GPU", manifest["verification"])
+    manifest["verification"] = manifests.not_executed("no GPU", manifest["verification"])
     (copied / artifact.MANIFEST).write_text(json.dumps(manifest))
     assert not verify_artifact(copied, [("cosine", 2.0), ("atol", -1.0)], emit=lambda _kind, _value: None)["passed"]
     assert json.loads((copied / artifact.MANIFEST).read_text()) == manifest
