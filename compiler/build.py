@@ -155,7 +155,7 @@ def _tasks(
         if entry.skipped:
             continue
         limits = recipe.limits(entry.job.source, project.seconds, project.memory)
-        jobs = _candidates(entry.job, elsewhere=elsewhere)
+        jobs = choose.candidates(entry.job, here=not elsewhere)
         after: list[str] = []
         for job in jobs:
             after += _share(job, entry, store, limits, shared)
@@ -170,16 +170,6 @@ def _tasks(
                     after.append(name)
         yield Task(entry.id, run_one, tuple(dict.fromkeys(after)), memory, entry.resources, job=True, alone=measures)
     yield from shared.values()
-
-
-def _candidates(job: Job, *, elsewhere: bool) -> list[Job]:
-    """The jobs whose beginnings are shared; what this machine cannot build, another one may."""
-    try:
-        return choose.candidates(job)
-    except Unavailable:
-        if not elsewhere:
-            raise
-        return [] if job.objective else recipe.alternatives(job)
 
 
 def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[str, Task]) -> Iterator[str]:

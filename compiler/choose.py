@@ -70,28 +70,22 @@ class Choice:
     made: bool
 
 
-def candidates(job: Job) -> list[Job]:
+def candidates(job: Job, *, here: bool = True) -> list[Job]:
     """Returns the jobs that one of is kept, floating point first; one where there is nothing to choose.
+
+    Args:
+        job: what to build.
+        here: whether it is built on this machine; for another one they are those of its target, or none are known.
 
     Raises:
         Unavailable: none can be built here.
     """
-    if not job.objective:
-        return recipe.candidates(job)
-    found: list[Job] = []
-    reason: Unavailable | None = None
-    options = job.options
-    if job.objective == "throughput" and not dict(options).get("threads") and host.cores() > 1:
-        options = (*options, ("threads", "1"))  # as many run side by side as there are cores
-    for precision, how in _ways(job):
-        try:
-            found += recipe.candidates(replace(job, precision=precision, quantization=how, options=options))
-        except Unavailable as error:
-            reason = reason or error
-    if not found:
-        assert reason is not None
-        raise reason
-    return found
+    try:
+        return _candidates(job) if job.objective else recipe.candidates(job)
+    except Unavailable:
+        if here:
+            raise
+        return [] if job.objective else recipe.alternatives(job)
 
 
 def label(job: Job) -> str:
@@ -111,6 +105,28 @@ def variants(job: Job) -> list[Job]:
     known = getattr(backend.Options(), "threads", None)
     fewer = {max(1, host.cores() // 2)} - {host.cores()} if known is not None else set()
     return [replace(job, options=(*job.options, ("threads", str(number)))) for number in sorted(fewer)]
+
+
+def _candidates(job: Job) -> list[Job]:
+    """Precisions times backends that this machine can build.
+
+    Raises:
+        Unavailable: there are none.
+    """
+    found: list[Job] = []
+    reason: Unavailable | None = None
+    options = job.options
+    if job.objective == "throughput" and not dict(options).get("threads") and host.cores() > 1:
+        options = (*options, ("threads", "1"))  # as many run side by side as there are cores
+    for precision, how in _ways(job):
+        try:
+            found += recipe.candidates(replace(job, precision=precision, quantization=how, options=options))
+        except Unavailable as error:
+            reason = reason or error
+    if not found:
+        assert reason is not None
+        raise reason
+    return found
 
 
 def _ways(job: Job) -> Iterator[tuple[Precision, Quantization]]:

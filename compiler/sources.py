@@ -43,7 +43,7 @@ def of(entry: Entry, store: Store, failed: Collection[str] = ()) -> Sources:
         path.resolve() for text in entry.gates.max_drop for path in recipe.data_files(text)
     }
     folders = {Path(text).resolve() for text in data if text and Path(text).is_dir()}
-    for one in (*choose.candidates(job), *([entry.rival] if entry.rival else [])):
+    for one in (*choose.candidates(job, here=False), *([entry.rival] if entry.rival else [])):
         for reads in _reads(one, store):
             found |= {path.resolve() for path in observe.sources(reads, keys.anchor(one))}
             folders |= {(keys.anchor(one) / name).resolve() for name in reads.get("folders", {})}

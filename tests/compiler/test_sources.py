@@ -79,3 +79,9 @@ def test_a_failed_job_keeps_its_sources(site: Path, planc: Callable[..., Any]) -
     (site / "samples" / "0.npy").rename(site / "samples" / "1.npy")
     _, int8 = project.load(site / "planc.toml").jobs
     assert site / "samples" / "0.npy" in sources.of(int8, Store(site / "cache")).files  # as it was last built
+
+
+def test_a_job_that_only_another_machine_can_build_has_sources_too(site: Path, tmp_path: Path) -> None:
+    overrides = ['build.0.targets=["h100"]', 'build.0.precisions=["fp16"]']
+    (entry,) = project.for_others(project.load(site / "planc.toml", overrides=overrides).jobs)
+    assert site / "models" / "net.onnx" in sources.of(entry, Store(tmp_path / "empty")).files
