@@ -42,6 +42,9 @@ def bench(
     price: Annotated[
         float | None, typer.Option("--price", metavar="AMOUNT", help="Of the machine per hour: cost per 1,000.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time layers, too, by the runtime's own profiler.")
+    ] = False,
     max_p99: Annotated[str, typer.Option("--max-p99", metavar="TIME", help="Gate: 5ms.")] = "",
     min_speedup: Annotated[str, typer.Option("--min-speedup", metavar="FACTOR", help="Gate: 2x.")] = "",
     max_regression: Annotated[str, typer.Option("--max-regression", metavar="SHARE", help="Gate: 5%.")] = "",
@@ -66,6 +69,7 @@ def bench(
     set_up(output_format, debug)
     from ..compiler import bench as benchmark
     from ..compiler import figures, gates
+    from ..compiler import profile as profiles
 
     if schema:
         print(benchmark.SCHEMA.read_text(), end="")
@@ -81,6 +85,7 @@ def bench(
     plan = benchmark.plan(
         models, gates=bounds, against=against, baseline=baseline, dims=dims, data=data, batch=batch, streams=streams,
         threads=threads, pin=pin, seconds=seconds, processes=processes, confidence=confidence, price=price,
+        profile=profile,
     )  # fmt: skip
     with Progress() as progress:
         limits = limits_of(None, time_limit, memory_limit)
@@ -93,6 +98,11 @@ def bench(
         print_table(figures.HEADERS, figures.table(document))
         for line in figures.told(document):
             print(line)
+        for one in document["subjects"] if profile else ():
+            print()
+            print_table(profiles.HEADERS, profiles.table(one["profile"]))
+            for line in profiles.told(one["name"], one["profile"], one["latency_p50_ms"]):
+                print(line)
     rows = figures.rows(document)
     write_results("planc bench", rows, junit, markdown, github, figures.HEADERS, figures.table(document))
     fail_gates([f"{row.name}: {row.message}" for row in rows if row.status == "failed"])

@@ -75,7 +75,13 @@ def optimize(
             on_event=progress,
         )
     if output_format == "json":
-        print_json({"status": status, "output": str(out), **vars(report)})
+        print_json(
+            {
+                "status": status,
+                "output": str(out),
+                **{name: fact for name, fact in vars(report).items() if name != "modules"},
+            }
+        )
         return
     print(f"{status} {out}")
     print_change("nodes", report.before["nodes"], report.after["nodes"])

@@ -121,6 +121,7 @@ class Plan:
         confidence: of the intervals.
         price: per hour of the machine; None without.
         gates: bounds.
+        profile: whether the layers of each are timed as well.
     """
 
     subjects: tuple[Subject, ...]
@@ -137,6 +138,7 @@ class Plan:
     confidence: float = 0.99
     price: float | None = None
     gates: Gates = field(default_factory=Gates)
+    profile: bool = False
 
 
 def run(plan: Plan, *, limits: Limits, on_event: Emit | None = None) -> dict[str, Any]:
@@ -188,8 +190,11 @@ def measure(plan: Plan, folder: Path, *, emit: Emit) -> dict[str, Any]:
                 break
         rates = _rates(plan, sweep, arrays, kept, folder, emit)
         losses = _losses(plan, setting, path)
+        profiles = _profiles(plan, setting, path, emit) if plan.profile else {}
     entries = {
-        one.name: _entry(one, plan, found[one.name], estimates[one.name], rates[one.name]) for one in plan.subjects
+        one.name: _entry(one, plan, found[one.name], estimates[one.name], rates[one.name])
+        | {"profile": profiles.get(one.name)}
+        for one in plan.subjects
     }
     rows = []
     for one in plan.subjects:
@@ -228,6 +233,7 @@ def plan(
     processes: int = 10,
     confidence: str = "99%",
     price: float | None = None,
+    profile: bool = False,
 ) -> Plan:
     """Returns the plan that the words of a command line mean.
 
@@ -259,7 +265,7 @@ def plan(
         found, against=found[-1].name if against else "",
         baseline=read_baseline(baseline) if baseline is not None else None,
         dims=parsed, data=data, batch=batch, streams=amounts, threads=threads, cores=cores, seconds=seconds,
-        processes=processes, confidence=level, price=price, gates=gates,
+        processes=processes, confidence=level, price=price, gates=gates, profile=profile,
     )  # fmt: skip
 
 
@@ -480,6 +486,18 @@ def _losses(plan: Plan, setting: Setting, path: Path) -> dict[str, dict[str, Any
             with rounds.stage([one], setting, path) as parts:
                 golden = Path(one.source) / artifact.GOLDEN
                 found[one.name] = parts[one.name].turn("losses", golden, plan.gates.max_drop)
+    return found
+
+
+def _profiles(plan: Plan, setting: Setting, path: Path, emit: Emit) -> dict[str, dict[str, Any]]:
+    """Layers of each subject by time, each in a process of its own, by the subjects' names."""
+    from . import rounds
+
+    found = {}
+    for one in plan.subjects:
+        emit("stage", f"profile {one.name}")
+        with rounds.stage([one], setting, path) as parts:
+            found[one.name] = parts[one.name].turn("profile", one, setting)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -26,6 +26,8 @@ MOST_EMBEDDED_BYTES = 1_800_000_000
 MOST_NODES = 20_000
 """Graphs beyond this get the passes that take microseconds a node, so that an answer comes within seconds."""
 _SLOW = ("upgrade-opset", "infer-shapes", "fold-constants", "fold-shapes", "merge-chains", "fuse-pad", "inline-if")
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FUSED = ("Add", "Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 _STAGE = "pass "
 _PRODUCER = "planc"
 
@@ -41,6 +43,7 @@ class Report:
         skipped: name of each pass that was left out because it failed, and why.
         checked: with `--check`, the sizes at which the result ran beside the source, and the largest errors.
         explained: for each pass that the recipe asks about: node, origin, operator and reason of its near misses.
+        modules: names of nodes and values, before and after, by the path of the PyTorch module that they came from.
     """
 
     before: dict[str, Any]
@@ -49,6 +52,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     checked: dict[str, Any] = field(default_factory=dict)
     explained: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    modules: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def changed_by(self) -> list[str]:
@@ -174,8 +178,8 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
 
     emit("stage", "optimize")
     reader = partial(storage.load if recipe.own else read, source, shapes=recipe.trusted)
-    chosen, model = chosen_passes(recipe), reader()
-    before, loads = size(model), chain([model], repeat(None))
+    chosen, model = chosen_passes(replace(recipe, keep_origin=True)), reader()
+    before, origins, loads = size(model), _origins(model), chain([model], repeat(None))
     if before["nodes"] > MOST_NODES and not recipe.only:
         reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
         skipped = {**dict.fromkeys(_SLOW, reason), **skipped}
@@ -199,14 +203,59 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
         )
         near = {one["name"]: one.pop("near_misses") for one in done if "near_misses" in one}
         emit("stage", "write")
+        modules = _by_module({**origins, **_origins(model)})
+        if not recipe.keep_origin:
+            _strip(model, chosen)
         for value, shape in zip(model.graph.outputs, stated, strict=True):
             value.shape = _restated(value.shape, shape)
         with files.telling(out.parent):
             write(model, out, embed=recipe.embed)
         failure = None if recipe.own else reference.refusal(out)
         if failure is None:
-            return Report(before, size(model), done, left_out, explained=near)
+            return Report(before, size(model), done, left_out, explained=near, modules=modules)
     raise BuildFailed(f"ONNX Runtime cannot load the optimized graph: {failure}") from failure
+
+
+def _origins(model: "ir.Model") -> dict[str, str]:
+    """Returns the path of the PyTorch module by name of each node, and of each value.
+
+    A value is of the product that it comes from, through what runtimes fuse into products: they name those after it.
+    """
+    from ..passes import ORIGIN
+
+    found: dict[str, str] = {}
+    for node in model.graph.all_nodes():
+        own = node.metadata_props.get(ORIGIN, "")
+        found |= {value.name: _product(node).metadata_props.get(ORIGIN) or own for value in node.outputs if value.name}
+        found |= {node.name: own} if node.name else {}
+    return {name: origin for name, origin in found.items() if origin}
+
+
+def _product(node: "ir.Node") -> "ir.Node":
+    """The product that a node is the activation or the sum of; itself where there is none."""
+    at = node
+    while at.op_type in _FUSED:
+        makers = [value.producer() for value in at.inputs if value is not None and len(value.uses()) == 1]
+        inner = [one for one in makers if one is not None and one.op_type in {*_FUSED, *_PRODUCTS}]
+        if not inner:
+            return node
+        at = inner[0]
+    return at if at.op_type in _PRODUCTS else node
+
+
+def _by_module(origins: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, origin in origins.items():
+        found.setdefault(origin, []).append(name)
+    return found
+
+
+def _strip(model: "ir.Model", chosen: "Sequence[Pass]") -> None:
+    """Removes the origins, where the notes were to be removed."""
+    from ..passes import StripMetadata
+
+    if any(isinstance(one, StripMetadata) for one in chosen):
+        StripMetadata()(model)
 
 
 def _restated(found: "ir.Shape | None", stated: "ir.Shape | None") -> "ir.Shape | None":

@@ -117,6 +117,7 @@ def run(
                 "latency": choice.latency if choice else {},
                 "candidates": [*(choice.rows if choice else ()), *map(_failed, failures.items())],
                 "passes": best.done["optimize"].facts["report"]["passes"],
+                "modules": best.done["optimize"].facts["report"]["modules"],
             }
             sources = _sources(job, built)
             list_excluded(best.job, best.done)

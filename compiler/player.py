@@ -139,6 +139,12 @@ class Player:
             found[text] = max(losses)
         return {"losses": found, "samples": sum(len(next(iter(one.inputs.values()))) for one in goldens)}
 
+    def profile(self, subject: Subject, setting: Setting) -> dict[str, Any]:
+        """Loads the subject once more, under its runtime's profiler, and returns what that tells."""
+        from . import profile
+
+        return profile.take(subject, setting, self.inputs)
+
     def memory(self) -> int:
         """Returns the most memory that this process had resident at once, in bytes."""
         return peak_bytes()
@@ -175,16 +181,11 @@ def _artifact(subject: Subject, setting: Setting) -> Run:
 
 
 def _onnx(subject: Subject, setting: Setting) -> Run:
-    from ._ort import runtime
-    from .errors import BuildFailed
+    from ._ort import open_cpu, runtime
 
-    onnxruntime = runtime()
-    settings = onnxruntime.SessionOptions()
+    settings = runtime().SessionOptions()
     settings.intra_op_num_threads = setting.threads
-    try:
-        session = onnxruntime.InferenceSession(subject.source, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BuildFailed(f"ONNX Runtime cannot load {subject.source}: {error}") from error
+    session = open_cpu(subject.source, settings)
     return lambda inputs: session.run(None, dict(inputs))
 
 

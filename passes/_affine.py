@@ -141,10 +141,11 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
         operands.append(_updated(home, found.bias, tensor, f"{last.outputs[0].name}_bias"))
     elif bias is not None:
         operands.append(new_constant(home, f"{found.weight.name}_bias", bias))
-    new = ir.Node("", node.op_type, operands, tuple(attributes.values()), num_outputs=1)
+    new = ir.Node("", node.op_type, operands, tuple(attributes.values()), num_outputs=1, name=node.name)
     graph = node.graph
     assert graph is not None
     _put(new, last)
+    new.metadata_props.update(node.metadata_props)  # layers are named after what computes, not after its scale
     graph.remove(node, safe=True)
     if made and found.pair is not None:
         graph.insert_before(new, made)

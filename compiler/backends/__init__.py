@@ -50,3 +50,28 @@ class Built:
     requires: Mapping[str, str] = field(default_factory=dict)
     semantic_sha256: Mapping[str, str] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as the runtime's profiler tells it.
+
+    Attributes:
+        names: of the layer, and of the nodes and values of the graph that are in it, the most telling first.
+        op: kind of layer.
+        kernel: what runs it, where the runtime says.
+        provider: who runs it.
+        precision: what it computes in.
+        ms: median of its time in a call.
+        product: whether it is a convolution or a matrix product.
+        conversion: whether it only changes layouts or types.
+    """
+
+    names: tuple[str, ...]
+    op: str
+    kernel: str
+    provider: str
+    precision: str
+    ms: float
+    product: bool
+    conversion: bool

@@ -1,18 +1,20 @@
 """ONNX Runtime on the CPU: the graph is optimized once, at build time, and loads with optimization off."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import host
-from .._ort import runner, runtime
+from .._ort import CPU, FLOAT_PRODUCTS, INTEGER_PRODUCTS, open_cpu, runner, runtime
+from .._ort import profile as profile_session
 from ..artifact import Runner
 from ..errors import BuildFailed
 from ..target import Precision, Target
-from . import Built, Request
+from . import Built, Layer, Request
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 LOWERED = frozenset({Precision.INT8})
@@ -22,11 +24,6 @@ LOCAL = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.onnx"
-_INTEGER_PRODUCTS = {
-    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm",
-    "QLinearConv", "QLinearMatMul",
-}  # fmt: skip
-_FLOAT_PRODUCTS = {"Attention", "Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 _SAFE = 64
 """Weights up to it fit, two by two, into 16 bits: 2 * 255 * 64 < 2^15."""
 _BLOCKED_LAYOUT = "com.microsoft.nchwc"
@@ -83,9 +80,7 @@ def build(request: Request) -> Built:
         settings.add_session_config_entry("session.x64quantprecision", "1")
     left_out = ["NchwcTransformer"] if options.portable else []
     try:
-        ort.InferenceSession(
-            str(request.model), settings, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
-        )
+        ort.InferenceSession(str(request.model), settings, providers=[CPU], disabled_optimizers=left_out)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
     graph, _ = storage.load_light(folder / PAYLOAD)
@@ -111,8 +106,8 @@ def _products(graph: "onnx.ModelProto") -> dict[str, int]:
     from .. import protos
 
     kinds = [node.op_type for node in protos.nodes(graph)]
-    whole = sum(kind in _INTEGER_PRODUCTS for kind in kinds)
-    return {"int8": whole, "float": sum(kind in _FLOAT_PRODUCTS for kind in kinds)}
+    whole = sum(kind in INTEGER_PRODUCTS for kind in kinds)
+    return {"int8": whole, "float": sum(kind in FLOAT_PRODUCTS for kind in kinds)}
 
 
 def _has_wide_weights(model: Path) -> bool:
@@ -139,12 +134,27 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     Raises:
         BuildFailed: ONNX Runtime cannot load it.
     """
+    return runner(open_cpu(folder / PAYLOAD, _settings(session)))
+
+
+def provider(_session: Mapping[str, Any]) -> str:
+    """Returns who runs all layers."""
+    return CPU
+
+
+def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarray]", runs: int) -> list[Layer]:
+    """Returns the times of the layers.
+
+    Raises:
+        BuildFailed: ONNX Runtime cannot load the payload.
+    """
+    settings = _settings(session)
+    return profile_session(settings, lambda: open_cpu(folder / PAYLOAD, settings), arrays, runs)
+
+
+def _settings(session: Mapping[str, Any]) -> Any:
     ort = runtime()
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = session["intra_op_num_threads"]
-    try:
-        loaded = ort.InferenceSession(str(folder / PAYLOAD), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BuildFailed(f"ONNX Runtime cannot load {folder / PAYLOAD}: {error}") from error
-    return runner(loaded)
+    return settings

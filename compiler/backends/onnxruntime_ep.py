@@ -7,20 +7,24 @@ nodes that the provider leaves to others are counted when a session opens, and a
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import host
+from .._ort import profile as profile_session
 from .._ort import runner, runtime
 from ..artifact import Runner
 from ..errors import BuildFailed, Unavailable, UsageError, did_you_mean, one_line, words_of
 from ..target import Precision, Target
-from . import Built, Request
+from . import Built, Layer, Request
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOWERED = frozenset({Precision.FP16, Precision.BF16, Precision.INT8})
 TRIALS = False  # the provider may be missing
@@ -240,6 +244,25 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     return runner(_open(folder / PAYLOAD, session))
 
 
+def provider(session: Mapping[str, Any]) -> str:
+    """Returns who runs all layers, where nothing falls back."""
+    return PROVIDERS[session["provider"]].name
+
+
+def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarray]", runs: int) -> list[Layer]:
+    """Returns the times of the nodes, as ONNX Runtime sees them: of what a provider took as a whole, one.
+
+    Raises:
+        Unavailable: the provider is not here.
+        BuildFailed: the provider refuses the graph.
+    """
+    wanted = PROVIDERS[session["provider"]]
+    if missing := _missing(wanted):
+        raise _unavailable(f"{folder} runs", wanted, missing)
+    settings = _settings(session, {})
+    return profile_session(settings, lambda: _open(folder / PAYLOAD, session, settings=settings), arrays, runs)
+
+
 def _provider(target: Target) -> Provider:
     return PROVIDERS[str(target.options["provider"])]
 
@@ -292,10 +315,12 @@ def _compile(model: Path, payload: Path, session: Mapping[str, Any]) -> Any:
         return _open(Path(model.name), session, {f"ep.{name}": value for name, value in context.items()})
 
 
-def _open(model: Path, session: Mapping[str, Any], entries: Mapping[str, str] | None = None) -> Any:
+def _open(
+    model: Path, session: Mapping[str, Any], entries: Mapping[str, str] | None = None, *, settings: Any = None
+) -> Any:
     """Opens a session in which the provider runs all nodes, or all that it can where that is allowed."""
     provider = PROVIDERS[session["provider"]]
-    settings, own = _settings(session, entries or {}), dict(session["provider_options"])
+    settings, own = settings or _settings(session, entries or {}), dict(session["provider_options"])
     providers = [] if provider.plugin else [(provider.name, own)]
     if provider.plugin:
         settings.add_provider_for_devices([_device(provider, session["device_id"])], own)

@@ -1,5 +1,6 @@
 """OpenVINO IR on the CPU plugin. The execution precision is pinned: on a CPU with AMX it runs bf16 unasked."""
 
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from .. import host
 from ..artifact import Runner
 from ..errors import BuildFailed, UsageError, did_you_mean
 from ..target import Precision, Target
-from . import Built, Request
+from . import Built, Layer, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ LOCAL = True
 STEADY = False
 ORIGINS = False
 PAYLOAD = "model.xml"
+_DEVICE = "CPU"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _HINTS = ("latency", "throughput")
 _LOW = {"f16", "bf16"}
@@ -31,6 +33,10 @@ _MOVES = {
     "Split", "StridedSlice", "Tile", "Transpose",
 }  # fmt: skip
 """Kinds of layers that compute nothing: they also carry f16 weights to where they are unpacked."""
+_PRODUCTS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq"}
+_ADDED = "/WithoutBiases"
+_CONVERSIONS = {"Convert", "FakeQuantize", "Reorder", "Transpose"}
+_WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,52 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
     return run
 
 
+def provider(_session: Mapping[str, Any]) -> str:
+    """Returns who runs all layers."""
+    return _DEVICE
+
+
+def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarray]", runs: int) -> list[Layer]:
+    """Returns the times of the layers that were executed.
+
+    Raises:
+        BuildFailed: OpenVINO cannot load the payload.
+    """
+    compiled = _compile(folder, session, PERF_COUNT="YES")
+    request = compiled.create_infer_request()
+    times: dict[str, list[float]] = {}
+    facts: dict[str, tuple[str, str]] = {}
+    for number in range(_WARM_UP + runs):
+        request.infer(dict(enumerate(arrays)), share_inputs=True)
+        for one in request.profiling_info:
+            if number >= _WARM_UP and one.status.name == "EXECUTED":
+                times.setdefault(one.node_name, []).append(one.real_time.total_seconds() * 1e3)
+                facts[one.node_name] = one.node_type, one.exec_type
+    inside = {
+        node.get_friendly_name(): tuple(str(node.get_rt_info()["originalLayersNames"].value).split(","))
+        for node in compiled.get_runtime_model().get_ops()
+    }
+    found = []
+    for name, some in times.items():
+        op, kernel = facts[name]
+        kind = kernel.rpartition("_")[2].lower()
+        found.append(
+            Layer(
+                names=tuple(dict.fromkeys((name.removesuffix(_ADDED), *filter(None, inside.get(name, ()))))),
+                op=op,
+                kernel=kernel,
+                provider=_DEVICE,
+                precision={"i8": "int8", "u8": "int8", "f32": "float32", "f16": "float16", "bf16": "bfloat16"}.get(
+                    kind, kind
+                ),
+                ms=statistics.median(some),
+                product=op in _PRODUCTS,
+                conversion=op in _CONVERSIONS,
+            )
+        )
+    return found
+
+
 def _runtime() -> Any:
     """OpenVINO without its telemetry: on import it writes into the user's home and reports over the network."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -121,16 +173,17 @@ def _runtime() -> Any:
     return openvino
 
 
-def _compile(folder: Path, session: Mapping[str, Any]) -> Any:
+def _compile(folder: Path, session: Mapping[str, Any], **more: str) -> Any:
     ov = _runtime()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": session["inference_precision_hint"],
         "PERFORMANCE_HINT": session["performance_hint"],
+        **more,
     }
     if session["inference_num_threads"]:
         settings["INFERENCE_NUM_THREADS"] = session["inference_num_threads"]
     try:
-        return ov.Core().compile_model(str(folder / PAYLOAD), "CPU", settings)
+        return ov.Core().compile_model(str(folder / PAYLOAD), _DEVICE, settings)
     except Exception as error:
         raise BuildFailed(f"OpenVINO cannot load {folder / PAYLOAD}: {error}") from error
 

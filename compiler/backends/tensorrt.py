@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -15,7 +16,7 @@ from ..artifact import LOG, Runner
 from ..errors import BuildFailed, Unavailable, UsageError, did_you_mean, one_line
 from ..shapes import Dim, TensorSpec
 from ..target import Precision, Target
-from . import Built, Request, _flavours, _networks
+from . import Built, Layer, Request, _flavours, _networks
 from ._flavours import FLAVOURS, Flavour
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _MOST_PROFILES = 32
 _MOST_STREAMS = 64
 _AMPERE_PLUS, _AMPERE = "ampere_plus", 80
 _NO_GEMM = "FP32 GEMM is not supported"
+_INNER_NAMES = re.compile(r"[\w./]+")
+_WARM_UP = 3
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Input -> its shapes at min, opt and max."""
@@ -213,6 +216,46 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         Unavailable: no GPU, not the one that the plan is for, or a library is absent.
         BuildFailed: the library refuses the plan.
     """
+    return _activate(folder, session)[1]
+
+
+def provider(session: Mapping[str, Any]) -> str:
+    """Returns who runs all layers."""
+    return FLAVOURS[session["flavour"]].name
+
+
+def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarray]", runs: int) -> list[Layer]:
+    """Returns the times of the layers, as the library's profiler tells them; kinds and types it tells in names only.
+
+    Raises:
+        Unavailable: as `load`.
+        BuildFailed: as `load`.
+    """
+    context, run = _activate(folder, session)
+    times: dict[str, list[float]] = {}
+
+    class Times(FLAVOURS[session["flavour"]].load().IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()  # the bindings want it said
+
+        def report_layer_time(self, name: str, ms: float) -> None:
+            times.setdefault(name, []).append(ms)
+
+    context.profiler = Times()
+    for _ in range(_WARM_UP + runs):
+        run(arrays)
+    made = provider(session)
+    return [
+        Layer(
+            names=(name, *_INNER_NAMES.findall(name)), op="", kernel="", provider=made, precision="",
+            ms=statistics.median(some[_WARM_UP:] or some), product=False, conversion=name.startswith("Reformatting"),
+        )
+        for name, some in times.items()
+    ]  # fmt: skip
+
+
+def _activate(folder: Path, session: Mapping[str, Any]) -> tuple[Any, Runner]:
+    """Returns the execution context of a plan, and a function that runs it."""
     flavour = FLAVOURS[session["flavour"]]
     here = _flavours.architectures()
     arch = session["arch"]
@@ -242,7 +285,7 @@ def load(folder: Path, session: Mapping[str, Any]) -> Runner:
         results = runner.infer(feeds, copy_outputs_to_host=True)
         return [results[name].copy() for name in outputs]
 
-    return run
+    return context, run
 
 
 def _digest(request: Request, session: Mapping[str, Any], flavour: Flavour) -> str:
