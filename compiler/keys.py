@@ -27,7 +27,6 @@ Digest = Callable[[Path], str]
 
 GOLDEN = "all.npz"
 REAL = "real.npz"
-SHARD = "shard/"
 RANGES = "ranges.json"
 MODEL = "model.onnx"
 OPTIMIZED = "model.opt.onnx"

@@ -346,11 +346,12 @@ def _load_report(work: Work, facts: Mapping[str, Any]) -> None:
 def _gather(part: tuple[int, int], work: Work, emit: Emit) -> None:
     from . import calibrate
 
-    wanted, everything = work.job.quantization.calibration, keys.watches_everything(work.job)
-    model = work.model
-    calibrate.gather(
-        work.graph, wanted, model.inputs, model.dims, everything=everything, part=part, emit=emit
-    ).save(work.folder / keys.SHARD)  # fmt: skip
+    model, everything = work.model, keys.watches_everything(work.job)
+    gathered = calibrate.gather(
+        work.graph, work.job.quantization.calibration, model.inputs, model.dims,
+        everything=everything, part=part, emit=emit,
+    )  # fmt: skip
+    gathered.save(work.folder / f"shard-{part[0] + 1}")
 
 
 def _merged(work: Work, emit: Emit) -> "Shard | None":
@@ -364,11 +365,11 @@ def _merged(work: Work, emit: Emit) -> "Shard | None":
     for entry in found.values():
         with TemporaryDirectory(dir=work.folder) as place:
             try:
-                work.store.restore(entry, Path(place).joinpath)
+                work.store.restore(entry, lambda name: Path(place, Path(name).name))
             except Damaged as damage:
                 emit("note", f"{damage}: calibrated anew")
                 return None
-            one = shard.load(Path(place) / keys.SHARD)
+            one = shard.load(Path(place))
         if whole is None:
             whole = one
         elif whole.digest == one.digest:
