@@ -111,9 +111,9 @@ def measure(
     """
     from ..calibration.table import table
 
+    emit("stage", "calibrate")
     digest = graph_digest(graph)
     if wanted.table is not None:
-        emit("stage", "calibrate")
         return _read(wanted.table, digest), None
     whole = merged or gather(graph, wanted, specs, dims, everything=everything, emit=emit)
     if whole.dropped:
@@ -150,7 +150,7 @@ def gather(
         dims: sizes of their named dimensions.
         everything: see `measure`.
         part: the first sample, and the distance to the next.
-        emit: receives the stage.
+        emit: receives what is to be told.
 
     Raises:
         UsageError: the data does not fit.
@@ -159,7 +159,6 @@ def gather(
     from ..calibration.observers import Observer
     from ..calibration.shard import Shard
 
-    emit("stage", "calibrate")
     names, channelled = _observed(graph, everything)
     made = Shard({name: Observer() for name in names})
     data = Data(wanted.data, specs, wanted.samples)

@@ -346,6 +346,7 @@ def _load_report(work: Work, facts: Mapping[str, Any]) -> None:
 def _gather(part: tuple[int, int], work: Work, emit: Emit) -> None:
     from . import calibrate
 
+    emit("stage", "calibrate")
     model, everything = work.model, keys.watches_everything(work.job)
     gathered = calibrate.gather(
         work.graph, work.job.quantization.calibration, model.inputs, model.dims,
