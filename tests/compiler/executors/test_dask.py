@@ -68,6 +68,13 @@ def batches():
     for seed in range(COUNT):
         yield {"x": np.random.default_rng(seed).standard_normal((2, 64), dtype=np.float32)}
 """
+HELD = """
+from pathlib import Path
+from time import sleep
+
+while Path({hold!r}).exists():
+    sleep(0.05)
+"""
 SLOW = """
 import time
 
@@ -267,7 +274,11 @@ def test_a_task_beyond_its_time_fails(cluster: Cluster, tmp_path: Path, onnx_fil
 def test_killed_and_stopped_workers_are_replaced(cluster: Cluster, tmp_path: Path, onnx_file: Write) -> None:
     """Last: two of the workers are gone after it. Shards of the calibration run on them, and are not lost."""
     folder, whole = _site(tmp_path / "shards", onnx_file, seed=7), _site(tmp_path / "whole", onnx_file, seed=7)
-    (folder / "planc.toml").write_text(TOML.replace("calibration =", "shards = 3\ncalibration ="))
+    hold, text = tmp_path / "hold", TOML.replace("calib.npz", "batches.py:batches")
+    for site, own in ((folder, "shards = 3\ncalibration ="), (whole, "calibration =")):
+        (site / "planc.toml").write_text(text.replace("calibration =", own))
+        (site / "data" / "batches.py").write_text(BATCHES + HELD.format(hold=str(hold)))
+    hold.touch()
     executor = dask.create(address=cluster.address)
     names = {
         address: facts["name"] for address, facts in executor.client.scheduler_info(n_workers=-1)["workers"].items()
@@ -283,6 +294,8 @@ def test_killed_and_stopped_workers_are_replaced(cluster: Cluster, tmp_path: Pat
             if name in signals and name not in hit and "shard" in task:
                 hit[name] = task
                 cluster.processes[name].send_signal(signals[name])
+                if set(hit) == set(signals):
+                    hold.unlink()
 
     rows = _build(folder, executor, on_event=disturb)
     assert set(hit) == set(signals)
