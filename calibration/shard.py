@@ -1,6 +1,6 @@
 """What one part of the calibration data left: parts that were observed apart merge to the bits of one run."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,10 +33,10 @@ class Shard:
     dropped: int = 0
     digest: str = ""
 
-    def update(self, arrays: Sequence[np.ndarray], channelled: Collection[str]) -> None:
-        """Adds one sample: an array per observer, in their order; those called `channelled` channel by channel too."""
-        for (name, observer), array in zip(self.observers.items(), arrays, strict=True):
-            observer.update(array)
+    def update(self, arrays: Mapping[str, np.ndarray], channelled: Collection[str]) -> None:
+        """Adds one sample: an array by tensor; those called `channelled` are seen channel by channel too."""
+        for name, array in arrays.items():
+            self.observers[name].update(array)
             if name in channelled and array.size:
                 rows = array.reshape(-1, array.shape[-1])
                 self._widen(name, rows.min(axis=0), rows.max(axis=0))

@@ -172,7 +172,7 @@ def gather(
                 yield feed
 
     for _, arrays in _ahead(_watcher(graph, names), own()):
-        made.update(arrays, channelled)
+        made.update(dict(zip(names, arrays, strict=True)), channelled)
     if wanted.data:
         made.samples, made.dropped, made.digest = data.tally.samples, data.tally.dropped, data.tally.digest()
     return made

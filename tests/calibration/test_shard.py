@@ -18,7 +18,7 @@ SAMPLES += [np.zeros((1, 3), np.float32), -np.zeros((1, 3), np.float32), np.zero
 def _observed(samples: list[np.ndarray]) -> Shard:
     made = Shard({name: Observer() for name in NAMES}, first={"file": SAMPLES[0]}, samples=8, dropped=1, digest="ab")
     for one in samples:
-        made.update([one, np.abs(one)], {NAMES[1]})
+        made.update(dict(zip(NAMES, (one, np.abs(one)), strict=True)), {NAMES[1]})
     return made
 
 

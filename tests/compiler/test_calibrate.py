@@ -67,6 +67,7 @@ def test_parts_of_the_data_merge_to_the_bytes_of_one_run(
     for name, one in (("whole", whole), ("made", made)):
         one.save(tmp_path / name)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "made").read_bytes()
+    assert whole.samples == 5
     assert whole.channels
     assert np.array_equal(first["x"], again["x"])
 
