@@ -7,7 +7,8 @@
     build      .onnx      -> payload         the backend's compiler
     verify     payload    -> golden.npz      payload against the reference
 
-A stage leaves files in the folder of its job, and facts as JSON.
+A stage leaves files in the folder of its job, and facts as JSON. Statistics for ranges.json can be gathered in shards:
+"shard 1/3" is a stage of its own, and calibrate merges what is there of them all.
 """
 
 import time
@@ -376,7 +377,8 @@ def _merged(work: Work, emit: Emit) -> "Shard | None":
         elif whole.digest == one.digest:
             whole.merge(one)
         else:
-            emit("note", f"{work.job.quantization.calibration.data} gives other samples each time: not in shards, then")
+            name = Path(work.job.quantization.calibration.data).name
+            emit("note", f"{name} gives other samples each time: its shards do not fit, it is calibrated in one")
             return None
     work.merged = list(found.values())
     return whole
