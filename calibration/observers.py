@@ -8,7 +8,7 @@ associative, and shards that were observed apart give the same bits as one run.
 
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -222,17 +222,8 @@ class Observer:
             self._waiting = 0
 
 
-def merge(shards: Iterable[Mapping[str, Observer]]) -> dict[str, Observer]:
-    """Returns the observers, by tensor, of all shards together; the shards stay as they are."""
-    merged: dict[str, Observer] = {}
-    for shard in shards:
-        for name, observer in shard.items():
-            merged.setdefault(name, Observer()).merge(observer)
-    return merged
-
-
 def save(path: Path, observers: Mapping[str, Observer]) -> None:
-    """Writes observers to an .npz, from which another process merges them: see `load`."""
+    """Writes observers to an .npz, which `load` reads in another process."""
     names = sorted(observers)
     each = [observers[name] for name in names]
     for one in each:

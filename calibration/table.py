@@ -208,7 +208,7 @@ def _rounded(value: float) -> float:
 
 
 def _numbers(array: np.ndarray) -> tuple[float, ...]:
-    return tuple(_rounded(float(value)) for value in array)
+    return tuple(_rounded(float(value)) + 0.0 for value in array)  # no -0.0, which would depend on the order
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 """`planc build`: the jobs of planc.toml, what they share once, as many at a time as memory and cores allow.
 
-Jobs that begin alike wait for one task that makes what they share: the export of a model, and its calibration.
+Jobs that begin alike wait for one task that makes what they share: the export of a model, and its calibration. That
+may wait in turn for tasks that each gather the statistics of a shard of the data.
 """
 
 import time
@@ -22,7 +23,6 @@ from .recipe import Job
 from .results import Row
 from .worker import Emit, Limits
 
-_SHARED = ("optimize", "calibrate")
 _STAGES = "stages"
 _TORCH_BYTES = 2 << 30
 _GRAPH_BYTES = 768 << 20
@@ -175,10 +175,15 @@ def _tasks(
 def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[str, Task]) -> Iterator[str]:
     """Adds the tasks that make what a job shares, where it is not in the store; yields their names."""
     done, missing, components = stages.trail(job, store)
+    after: tuple[str, ...] = ()
+
+    def add(name: str, *names: str) -> str:
+        shared.setdefault(name, Task(name, Share(job, names, limits, store), after, needs(job), entry.resources))
+        return name
+
     if missing == "export":
-        name = f"export {cache.key_of(components)[:12]}"
-        shared.setdefault(name, Task(name, Share(job, (), limits, store), (), needs(job), entry.resources))
-        yield name
+        after = (add(f"export {cache.key_of(components)[:12]}"),)
+        yield from after
     calibrates = "calibrate" in keys.stages_of(job) and "calibrate" not in done
     if calibrates:
         like = cache.key_of({
@@ -188,11 +193,16 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
             "calibration": [str(one) for one in asdict(job.quantization.calibration).values()],
             "everything": keys.watches_everything(job),
             "judge": job.quantization.guard.data,
-        })  # fmt: skip
-        name = f"calibrate {like[:12]}"
-        after = (f"export {cache.key_of(components)[:12]}",) if missing == "export" else ()
-        shared.setdefault(name, Task(name, Share(job, _SHARED, limits, store), after, needs(job), entry.resources))
-        yield name
+        })[:12]  # fmt: skip
+        gathered = stages.shards(job, done, store) if "optimize" in done else {}
+        shards = [one for one in keys.shards_of(job) if one not in gathered]
+        if shards and "optimize" not in done:
+            after = (add(f"optimize {like}", "optimize"),)
+            yield from after
+        if shards:
+            after = tuple(add(f"calibrate {like} {one}", "optimize", one) for one in shards)
+            yield from after
+        yield add(f"calibrate {like}", "optimize", "calibrate")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .shapes import Dim, TensorSpec
 from .worker import Emit
 
 if TYPE_CHECKING:
+    from ..calibration.shard import Shard
     from ..calibration.table import RangeTable
 
 T = TypeVar("T")
@@ -90,8 +91,9 @@ def measure(
     dims: Sequence[Dim],
     *,
     everything: bool = False,
+    merged: "Shard | None" = None,
     emit: Emit,
-) -> "tuple[RangeTable, dict[str, np.ndarray] | None]":
+) -> "tuple[RangeTable, Mapping[str, np.ndarray] | None]":
     """Returns the calibration table of an optimized FP32 graph, and the first sample of real data (in a worker).
 
     Args:
@@ -100,45 +102,80 @@ def measure(
         specs: of the model's inputs.
         dims: sizes of their named dimensions.
         everything: whether all float32 tensors are watched, or those that INT8 products read and give.
+        merged: what all shards of the data have left; None to run the graph on all of it.
         emit: receives the stage.
 
     Raises:
         UsageError: the data does not fit.
         BuildFailed: ONNX Runtime cannot run the graph on it.
     """
-    from ..calibration.observers import Observer
     from ..calibration.table import table
 
     emit("stage", "calibrate")
     digest = graph_digest(graph)
     if wanted.table is not None:
         return _read(wanted.table, digest), None
+    whole = merged or gather(graph, wanted, specs, dims, everything=everything, emit=emit)
+    if whole.dropped:
+        emit("note", f"{whole.dropped} rows do not fill a batch of the model and were left out")
+    made = table(
+        whole.observers,
+        wanted.method,
+        samples=whole.samples or None,
+        source=Path(wanted.data).name if wanted.data else "random",
+        source_digest=whole.digest,
+        model_digest=digest,
+        channels=whole.channels,
+        whole=whole.channels,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
+    )
+    return made, whole.first if wanted.data else None
+
+
+def gather(
+    graph: Path,
+    wanted: Calibration,
+    specs: Sequence[TensorSpec],
+    dims: Sequence[Dim],
+    *,
+    everything: bool = False,
+    part: tuple[int, int] = (0, 1),
+    emit: Emit,
+) -> "Shard":
+    """Returns the statistics of a part of the data (in a worker). All of the data is read, the graph runs on the part.
+
+    Args:
+        graph: the ONNX file.
+        wanted: data.
+        specs: of the model's inputs.
+        dims: sizes of their named dimensions.
+        everything: see `measure`.
+        part: the first sample, and the distance to the next.
+        emit: receives what is to be told.
+
+    Raises:
+        UsageError: the data does not fit.
+        BuildFailed: ONNX Runtime cannot run the graph on it.
+    """
+    from ..calibration.observers import Observer
+    from ..calibration.shard import Shard
+
     names, channelled = _observed(graph, everything)
-    observers = {name: Observer() for name in names}
-    channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    made = Shard({name: Observer() for name in names})
     data = Data(wanted.data, specs, wanted.samples)
     source = iter(data) if wanted.data else _random(wanted, specs, dims, emit)
-    first = None
-    run = _watcher(graph, names)
-    for feed, arrays in _ahead(run, source):
-        first = first or feed
-        for name, array in zip(names, arrays, strict=True):
-            observers[name].update(array)
-            if name in channelled:
-                _widen(channels, name, array)
-    if data.tally.dropped:
-        emit("note", f"{data.tally.dropped} rows do not fill a batch of the model and were left out")
-    made = table(
-        observers,
-        wanted.method,
-        samples=data.tally.samples or None,
-        source=Path(wanted.data).name if wanted.data else "random",
-        source_digest=data.tally.digest() if wanted.data else "",
-        model_digest=digest,
-        channels=channels,
-        whole=channelled,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
-    )
-    return made, first if wanted.data else None
+    begin, step = part
+
+    def own() -> Iterator[dict[str, np.ndarray]]:
+        for index, feed in enumerate(source):
+            made.first = made.first or feed
+            if index % step == begin:
+                yield feed
+
+    for _, arrays in _ahead(_watcher(graph, names), own()):
+        made.update(dict(zip(names, arrays, strict=True)), channelled)
+    if wanted.data:
+        made.samples, made.dropped, made.digest = data.tally.samples, data.tally.dropped, data.tally.digest()
+    return made
 
 
 def require_finite(graph: Path, made: "RangeTable") -> None:
@@ -240,13 +277,3 @@ def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.nda
             raise BuildFailed(f"ONNX Runtime cannot run the graph on the data: {one_line(words_of(error))}") from error
 
     return run
-
-
-def _widen(channels: dict[str, tuple[np.ndarray, np.ndarray]], name: str, array: np.ndarray) -> None:
-    rows = array.reshape(-1, array.shape[-1])
-    if not len(rows):
-        return
-    low, high = rows.min(axis=0), rows.max(axis=0)
-    if name in channels:
-        low, high = np.minimum(low, channels[name][0]), np.maximum(high, channels[name][1])
-    channels[name] = low, high

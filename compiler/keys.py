@@ -59,6 +59,7 @@ def components(stage: str, job: Job, done: Done, digest: Digest, skipped: Iterab
     own = {
         "export": lambda: _export(job, digest),
         "optimize": lambda: _optimize(job, done, skipped),
+        **dict.fromkeys(shards_of(job), lambda: _shard(job, done, digest)),
         "calibrate": lambda: _calibrate(job, done, digest),
         "lower": lambda: _lower(job, done, digest),
         "build": lambda: _build(job, done, digest),
@@ -72,6 +73,13 @@ def stages_of(job: Job) -> tuple[str, ...]:
     """Names of the stages that a job has."""
     lowered = ("calibrate", "lower") if is_lowered(job) else ()
     return ("export", "optimize", *lowered, "build", "verify")
+
+
+def shards_of(job: Job) -> tuple[str, ...]:
+    """Names of the stages that gather the statistics of the calibration apart, such as "shard 1/3", where it is so."""
+    wanted = job.quantization.calibration
+    count = wanted.shards if wanted.data and wanted.shards > 1 and is_lowered(job) else 0
+    return tuple(f"shard {index + 1}/{count}" for index in range(count))
 
 
 def is_lowered(job: Job) -> bool:
@@ -111,7 +119,7 @@ def has_user_code(stage: str, job: Job) -> bool:
     if stage == "export":
         return job.source.frontend == "torch"
     data = [quantization.calibration.data, quantization.guard.data]
-    if stage == "calibrate":
+    if stage == "calibrate" or stage in shards_of(job):
         return any(".py:" in text for text in data)
     return stage == "lower" and any(".py:" in text for text in (*data, *quantization.guard.bounds))
 
@@ -189,6 +197,18 @@ def keeps_origin(job: Job) -> bool:
 def watches_everything(job: Job) -> bool:
     """Whether all float32 tensors are calibrated: for 16 bits, or to serve both with one table."""
     return job.precision is not Precision.INT8 or job.quantization.calibration.everything
+
+
+def _shard(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
+    wanted = job.quantization.calibration
+    return {
+        "graph": graph({name: done[name] for name in ("export", "optimize")}),
+        "inputs": done["export"].facts["inputs"],
+        "everything": watches_everything(job),
+        "data": _data(wanted.data, digest),
+        "samples": wanted.samples,
+        "versions": _versions("numpy", "onnx", "onnxruntime"),
+    }
 
 
 def _calibrate(job: Job, done: Done, digest: Digest) -> dict[str, Any]:

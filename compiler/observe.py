@@ -118,6 +118,11 @@ def changes(reads: Mapping[str, Any], anchor: Path, digest: Callable[[Path], str
             yield f"{name} {version} -> {now_version}"
 
 
+def union(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was read at two times, while nothing of it has changed."""
+    return {kind: {**one.get(kind, {}), **other.get(kind, {})} for kind in {**one, **other}}
+
+
 def sources(reads: Mapping[str, Any], anchor: Path) -> list[Path]:
     """Returns the files that were read."""
     return [Path(os.path.normpath(anchor / name)) for name in reads.get("files", {})]

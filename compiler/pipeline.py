@@ -17,7 +17,7 @@ from .artifact import Artifact
 from .cache import Damaged, Entry, Store
 from .errors import BuildFailed, GateFailed, PlancError, UsageError, WorkerDied
 from .recipe import Job
-from .stages import Work, run_stages, trail
+from .stages import Work, run_stages, shards, trail
 from .target import Precision
 from .worker import Emit, Limits
 
@@ -185,9 +185,12 @@ def through(
 
 def _fetch(job: Job, store: Store, names: tuple[str, ...]) -> None:
     """Brings what a shared store has of some stages to this machine: workers know its local half only."""
-    for name, entry in trail(job, store)[0].items():
-        if name in names:
-            store.fetch(entry)
+    done, missing, _ = trail(job, store)
+    wanted = {name: entry for name, entry in done.items() if name in names}
+    if missing == "calibrate":
+        wanted |= shards(job, done, store)
+    for entry in wanted.values():
+        store.fetch(entry)
 
 
 @contextmanager

@@ -298,8 +298,10 @@ def _quantization(part: _Part, precision: str, both: bool) -> recipe.Quantizatio
             evaluation=_at(part.root, model.get("eval", "")),
             dynamic=model["dynamic"] and precision == Precision.INT8,
         )
+        if model["shards"] > 1 and not data:
+            raise UsageError("shards goes with calibration", hint="Add calibration, or leave shards out")
     both = both and bool(data or table)
-    return replace(made, calibration=replace(made.calibration, everything=both))
+    return replace(made, calibration=replace(made.calibration, everything=both, shards=model["shards"]))
 
 
 def _target(part: _Part, name: str) -> Target:
@@ -370,7 +372,7 @@ def _bounds(part: _Part) -> tuple[str, ...]:
 
 def _resolved(part: _Part, target: Target, precision: str) -> Mapping[str, Any]:
     fp32 = precision == Precision.FP32
-    unused = {"description", *(_LOWER_ONLY if fp32 else ())}
+    unused = {"description", "shards", *(_LOWER_ONLY if fp32 else ())}
     gates = {name: one for name, one in part.build["gates"].items() if not (fp32 and name == "max_drop")}
     resolved: Mapping[str, Any] = _portable(
         {

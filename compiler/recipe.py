@@ -69,6 +69,7 @@ class Calibration:
         random: whether random data may take the place of real data.
         everything: whether all float32 tensors are watched, as 16 bits need, and not only those that INT8 does: one
             table then serves both.
+        shards: parts of the data that are observed apart, as tasks of a build; the table is the same.
     """
 
     data: str = ""
@@ -77,6 +78,7 @@ class Calibration:
     table: Path | None = None
     random: bool = False
     everything: bool = False
+    shards: int = 1
 
     @property
     def given(self) -> bool:

@@ -7,15 +7,17 @@
     build      .onnx      -> payload         the backend's compiler
     verify     payload    -> golden.npz      payload against the reference
 
-A stage leaves files in the folder of its job, and facts as JSON.
+A stage leaves files in the folder of its job, and facts as JSON. Statistics for ranges.json can be gathered in shards:
+"shard 1/3" is a stage of its own, and calibrate merges what is there of them all.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import artifact, files, host, keys, observe, optimize, plugins, recipe
@@ -33,6 +35,7 @@ from .worker import Emit
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..calibration.shard import Shard
     from ..calibration.table import RangeTable
     from .backends import Built
     from .frontends import Exported
@@ -64,6 +67,7 @@ class Work:
         made: names of those that ran; the others came from the store.
         seconds: wall time of those that ran, by step.
         skipped: graph passes that killed a worker, with the reason: they are left out.
+        merged: entries of the shards that the calibration was put together from.
     """
 
     job: Job
@@ -75,6 +79,7 @@ class Work:
     skipped: dict[str, str] = field(default_factory=dict)
     exported: "Exported | None" = None
     optimized: "Report | None" = None
+    merged: list[Entry] = field(default_factory=list)
     table: "RangeTable | None" = None
     lowered: "Lowered | None" = None
     guarded: "Guarded | None" = None
@@ -142,6 +147,19 @@ def stages() -> Iterator[Stage]:
     yield Stage("verify", ".npz", _verify, _verify_facts, _load_verification)
 
 
+def _shards(job: Job) -> Iterator[Stage]:
+    """Yields the stages that each gather the statistics of a part of the calibration data, for one table."""
+    names = keys.shards_of(job)
+    for index, name in enumerate(names):
+        yield Stage(name, ".npz", partial(_gather, (index, len(names))), lambda _: {}, lambda *_: None)
+
+
+def shards(job: Job, done: Mapping[str, Entry], store: Store) -> dict[str, Entry]:
+    """Returns the entries of the shards of a job's calibration that are in the store; `done` has the stages before."""
+    named = ((name, find(store, job, keys.components(name, job, done, store.digest))) for name in keys.shards_of(job))
+    return {name: entry for name, entry in named if entry is not None}
+
+
 def trail(job: Job, store: Store) -> tuple[dict[str, Entry], str, dict[str, Any]]:
     """Returns the entries of a job that are in the store, in order, without running anything.
 
@@ -175,6 +193,9 @@ def run_stages(work: Work, names: tuple[str, ...], *, emit: Emit) -> Work:
                     stage.load(work, work.done[stage.name].facts)
                 if stage.name == "export":
                     emit("memory", work.model.needs)
+        for shard in _shards(work.job):
+            if shard.name in names:
+                _do(shard, work, emit)
     return work
 
 
@@ -238,6 +259,8 @@ def _make(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
         seen.files |= {path.absolute() for path in work.model.sources}
     seen.files -= {path for path in seen.files if path.resolve() in keys.named_files(work.job)}
     reads = seen.reads(keys.anchor(work.job), work.store.digest)
+    if stage.name == "calibrate":
+        reads = reduce(observe.union, (shard.reads for shard in work.merged), reads)
     made = {name: path for name, path in _files_in(work.folder).items() if name not in before}
     seconds = time.perf_counter() - start
     fresh = Entry(stage.name, "", components, reads, {}, stage.facts(work), tuple(notes), round(seconds, 3))
@@ -322,6 +345,46 @@ def _load_report(work: Work, facts: Mapping[str, Any]) -> None:
     work.optimized = optimize.Report(**facts["report"])
 
 
+def _gather(part: tuple[int, int], work: Work, emit: Emit) -> None:
+    from . import calibrate
+
+    emit("stage", "calibrate")
+    model, everything = work.model, keys.watches_everything(work.job)
+    gathered = calibrate.gather(
+        work.graph, work.job.quantization.calibration, model.inputs, model.dims,
+        everything=everything, part=part, emit=emit,
+    )  # fmt: skip
+    gathered.save(work.folder / f"shard-{part[0] + 1}")
+
+
+def _merged(work: Work, emit: Emit) -> "Shard | None":
+    """What all shards have left together; None where one is missing, or where they have seen different data."""
+    from ..calibration import shard
+
+    found = shards(work.job, work.done, work.store)
+    if set(found) != set(keys.shards_of(work.job)):
+        return None
+    whole: Shard | None = None
+    for entry in found.values():
+        with TemporaryDirectory(dir=work.folder) as place:
+            try:
+                work.store.restore(entry, lambda name: Path(place, Path(name).name))
+            except Damaged as damage:
+                emit("note", f"{damage}: calibrated anew")
+                return None
+            one = shard.load(Path(place))
+        if whole is None:
+            whole = one
+        elif whole.digest == one.digest:
+            whole.merge(one)
+        else:
+            name = Path(work.job.quantization.calibration.data).name
+            emit("note", f"{name} gives other samples each time: its shards do not fit, it is calibrated in one")
+            return None
+    work.merged = list(found.values())
+    return whole
+
+
 def _calibrate(work: Work, emit: Emit) -> None:
     """Leaves ranges, and golden data of real inputs, for what is lowered."""
     sample = _ranges(work, emit)
@@ -359,8 +422,9 @@ def _ranges(work: Work, emit: Emit) -> "Mapping[str, np.ndarray] | None":
         return None
     model = work.model
     work.table, sample = calibrate.measure(
-        work.graph, wanted, model.inputs, model.dims, everything=keys.watches_everything(work.job), emit=emit
-    )
+        work.graph, wanted, model.inputs, model.dims,
+        everything=keys.watches_everything(work.job), merged=_merged(work, emit), emit=emit,
+    )  # fmt: skip
     if precision is Precision.INT8:
         calibrate.require_finite(work.graph, work.table)
     return sample

@@ -233,6 +233,71 @@ def test_jobs_that_need_more_memory_than_there_is_do_not_overlap(site: Path, onn
     assert [name for name, _ in groupby(jobs)] == list(dict.fromkeys(jobs)), "each speaks until it ends"
 
 
+ROWS = """
+import numpy as np
+from pathlib import Path
+
+def rows():
+    for name in sorted(Path(__file__).with_name("rows").iterdir()):
+        yield {"x": np.loadtxt(name, dtype=np.float32)[None]}
+"""
+
+
+class TestShards:
+    """Calibration as three tasks; tests run in order and share a cache."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folders(cls, tmp_path_factory: pytest.TempPathFactory, onnx_file: Write) -> tuple[Path, Path]:
+        """The same project, with and without shards."""
+        made = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("shards")
+        for folder, shards in zip(made, ("", "shards = 3"), strict=True):
+            _model(onnx_file, folder / "one.onnx", 1)
+            _model(onnx_file, folder / "two.onnx", 2)
+            (folder / "rows").mkdir()
+            for number in range(7):
+                np.savetxt(folder / "rows" / f"{number}.txt", np.random.default_rng(number).standard_normal(64))
+            (folder / "data.py").write_text(ROWS)
+            (folder / "planc.toml").write_text(TOML.replace('"calib.npz"', f'"data.py:rows"\n{shards}'))
+        return made
+
+    def test_a_build_that_is_stopped_goes_on_with_the_next_shard(self, folders: tuple[Path, Path]) -> None:
+        def stop(task: str, _kind: str, _value: object) -> None:
+            if task.endswith("shard 3/3"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            _build(folders[1], ("one-*-int8",), on_event=stop)
+        before = set(_count(folders[1]))
+        assert before & {"shard 1/3", "shard 2/3", "shard 3/3", "calibrate"} <= {"shard 1/3", "shard 2/3"}
+        rows = _build(folders[1], ("one-*-int8",))
+        assert {row.status for row in rows} == {"built"}
+        made = {name for row in rows for name in row.made}
+        assert not made & before
+        assert {"shard 1/3", "shard 2/3", "shard 3/3", "calibrate"} <= made | before
+
+    def test_artifacts_are_those_of_one_run(self, folders: tuple[Path, Path]) -> None:
+        _build(folders[0], ("one-*-int8",))
+        counts = _count(folders[1])
+        assert counts["calibrate"] == counts["shard 1/3"] == counts["shard 2/3"] == counts["shard 3/3"] == 1
+        assert counts["lower"] == 2
+        for path in (folders[0] / "out").rglob("*"):
+            if path.is_file() and path.name != "report.json":
+                assert path.read_bytes() == (folders[1] / path.relative_to(folders[0])).read_bytes()
+        assert (folders[0] / "out" / "one-null-int8" / "ranges.json").exists()
+
+    def test_a_plan_knows_what_shards_read_but_not_how_many_there_are(self, folders: tuple[Path, Path]) -> None:
+        def whys(shards: int) -> dict[str, str]:
+            entries = project.load(folders[1] / "planc.toml", overrides=[f"model.one.shards={shards}"]).jobs
+            (planned,) = build.plan(project.select(entries, ["one-null-int8"]), Store(folders[1] / "cache"))
+            return {row["stage"]: row["why"] for row in planned["stages"]}
+
+        assert list(whys(1)) == ["export", "optimize", "calibrate", "lower", "build", "verify"]
+        assert set(whys(1).values()) == set(whys(2).values()) == {""}, "all is cached"
+        np.savetxt(folders[1] / "rows" / "6.txt", np.full(64, 9.0))
+        assert whys(3)["calibrate"] == "rows/6.txt changed"
+
+
 def test_a_plan_is_drawn(site: Path) -> None:
     planned = build.plan(project.load(site / "planc.toml").jobs, Store(site / "cache"))
     dot = build.drawn(planned, "dot")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planc.calibration import METHODS
 from planc.compiler import calibrate
 from planc.compiler.errors import BuildFailed, UsageError
 from planc.compiler.recipe import Calibration
@@ -45,6 +46,30 @@ def test_real_data_is_measured_and_its_first_sample_kept(graph: Path, images: st
     assert table.tensors["x"].min == pytest.approx(float(array.min()))
     assert table.tensors["x"].max == pytest.approx(float(array.max()))
     assert table.tensors["x"].count == array.size
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parts_of_the_data_merge_to_the_bytes_of_one_run(
+    method: str, onnx_file: Callable[..., Path], images: str, tmp_path: Path
+) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,3,8,8] x) => (float[batch,3,8,4] y) {
+        r = Relu(x) y = MatMul(r, w)
+    }"""
+    path = onnx_file(tmp_path / "m.onnx", text, w=np.ones((8, 4), np.float32))
+    wanted = Calibration(images, method=method)
+    whole, first = _measure(path, data=images, method=method)
+    merged, *others = [
+        calibrate.gather(path, wanted, SPECS, DIMS, part=(index, 3), emit=lambda *_: None) for index in (2, 0, 1)
+    ]
+    for one in others:
+        merged.merge(one)
+    made, again = calibrate.measure(path, wanted, SPECS, DIMS, merged=merged, emit=lambda *_: None)
+    for name, one in (("whole", whole), ("made", made)):
+        one.save(tmp_path / name)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "made").read_bytes()
+    assert whole.samples == 5
+    assert whole.channels
+    assert np.array_equal(first["x"], again["x"])
 
 
 def test_fewer_samples_are_the_first_ones(graph: Path, images: str) -> None:

@@ -52,6 +52,13 @@ def f():
     assert {"w.bin changed", "seen_helper.py is gone"} <= changed
 
 
+def test_what_two_processes_have_read_is_put_together() -> None:
+    one, other = {"files": {"a": "1", "b": "2"}, "folders": {}}, {"files": {"b": "2", "c": "3"}, "modules": {"m": "a"}}
+    assert observe.union(one, other) == {"files": {"a": "1", "b": "2", "c": "3"}, "folders": {}, "modules": {"m": "a"}}
+    assert observe.union({}, one) == one
+    assert observe.union({}, {}) == {}
+
+
 def test_packages_are_seen_by_their_versions(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "iniconfig"]:
         monkeypatch.delitem(sys.modules, name)

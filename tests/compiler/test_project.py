@@ -246,6 +246,16 @@ def test_resolved_is_the_whole_configuration_of_the_job(load: Callable[..., Proj
     assert str(folder.parent) not in json.dumps(entry.resolved)
 
 
+def test_shards_are_in_no_manifest(load: Callable[..., Project]) -> None:
+    text = NET + BUILD + 'precisions = ["int8"]\n'
+    (one,), (three,) = load(text).jobs, load(text, "model.net.shards=3").jobs
+    assert three.job.quantization.calibration == replace(one.job.quantization.calibration, shards=3)
+    assert three.resolved == one.resolved
+    with pytest.raises(UsageError, match=r"planc.toml: \[model.net\]: shards goes with calibration") as caught:
+        load(text.replace('calibration = "data.py:calibration"', "dynamic = true"), "model.net.shards=3")
+    assert caught.value.hint == "Add calibration, or leave shards out"
+
+
 def test_resolved_of_fp32_does_not_know_the_calibration(load: Callable[..., Project]) -> None:
     build = BUILD + 'precisions = ["fp32"]\ngates.max_drop = { top1 = 0.1 }\n'
     (before,), (after,) = load(NET + build).jobs, load(NET + "samples = 3\n" + build).jobs

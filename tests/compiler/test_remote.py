@@ -92,9 +92,9 @@ class Runner(Shared):
         return []
 
 
-def _run(site: Path, folder: Path, url: str) -> list[str]:
+def _run(site: Path, folder: Path, url: str, *overrides: str) -> list[str]:
     """Builds as a runner does that has nothing but the sources and the URL; returns the stages that it made."""
-    read = project.load(site / "planc.toml", overrides=[f"output={folder / 'out'}"])
+    read = project.load(site / "planc.toml", overrides=[f"output={folder / 'out'}", *overrides])
     store = Runner(folder / "cache", url=url)
     rows = build.run(read, read.jobs, store=store, executor=local.create(2))
     assert not [row.reason for row in rows if row.status == "failed"]
@@ -165,6 +165,17 @@ def test_a_lost_stage_is_made_from_what_others_have_left(site: Path, s3: Any, sh
     s3.rm_file(name)
     assert _run(site, tmp_path, "s3://bucket/lost") == ["build", "verify"]  # its worker knows what is here only
     assert s3.find("bucket/lost/blobs", detail=True) == blobs  # nothing is uploaded that is there
+
+
+def test_shards_of_a_calibration_come_from_others(site: Path, s3: Any, shared: Path, tmp_path: Path) -> None:
+    s3.copy("bucket/shared", "bucket/shards", recursive=True)
+    lost = [one for one in s3.find("bucket/shards/entries") if _content(s3, one)["stage"] == "calibrate"]
+    s3.rm_file(*lost)
+    shards = "model.one.shards=2"
+    assert _run(site, tmp_path / "1", "s3://bucket/shards", shards) == ["calibrate", "shard 1/2", "shard 2/2"]
+    s3.rm_file(*lost)
+    assert _run(site, tmp_path / "2", "s3://bucket/shards", shards) == ["calibrate"]
+    assert _payloads(tmp_path / "2") == _payloads(shared)
 
 
 def test_an_edit_that_changes_no_graph_leads_to_what_others_have_made(

@@ -115,6 +115,7 @@ def test_the_schema_and_the_code_have_one_truth() -> None:
     model = KNOWN["properties"]["model"]["additionalProperties"]["properties"]
     assert tuple(model["method"]["enum"]) == METHODS
     assert model["method"]["default"] == recipe.Calibration.method
+    assert model["shards"]["default"] == recipe.Calibration.shards
     assert model["smoothing"]["default"] == recipe.Quantization.smoothing
     build = KNOWN["properties"]["build"]["items"]["properties"]
     assert build["precisions"]["items"]["enum"] == [*Precision, recipe.AUTO]

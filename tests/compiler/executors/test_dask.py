@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,13 @@ from helper import COUNT
 def batches():
     for seed in range(COUNT):
         yield {"x": np.random.default_rng(seed).standard_normal((2, 64), dtype=np.float32)}
+"""
+HELD = """
+from pathlib import Path
+from time import sleep
+
+while Path({hold!r}).exists():
+    sleep(0.05)
 """
 SLOW = """
 import time
@@ -132,6 +140,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Write) -> Path:
 
 
 def _site(folder: Path, onnx_file: Write, seed: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
     for number, name in enumerate(("one", "two")):
         rng = np.random.default_rng(number + seed)
         w, v = rng.standard_normal((64, 32), dtype=np.float32), rng.standard_normal((32, 16), dtype=np.float32)
@@ -263,25 +272,44 @@ def test_a_task_beyond_its_time_fails(cluster: Cluster, tmp_path: Path, onnx_fil
 
 
 def test_killed_and_stopped_workers_are_replaced(cluster: Cluster, tmp_path: Path, onnx_file: Write) -> None:
-    """Last: two of the workers are gone after it."""
-    folder = _site(tmp_path, onnx_file, seed=7)
+    """Last: two of the workers are gone after it. Shards of the calibration run on them, and are not lost."""
+    folder, whole = _site(tmp_path / "shards", onnx_file, seed=7), _site(tmp_path / "whole", onnx_file, seed=7)
+    hold, text = tmp_path / "hold", TOML.replace("calib.npz", "batches.py:batches")
+    for site, own in ((folder, "shards = 3\ncalibration ="), (whole, "calibration =")):
+        (site / "planc.toml").write_text(text.replace("calibration =", own))
+        (site / "data" / "batches.py").write_text(BATCHES + HELD.format(hold=str(hold)))
+    hold.touch()
     executor = dask.create(address=cluster.address)
     names = {
         address: facts["name"] for address, facts in executor.client.scheduler_info(n_workers=-1)["workers"].items()
     }
     signals = {"first": signal.SIGKILL, "second": signal.SIGSTOP}
     hit: dict[str, str] = {}
+    ran: dict[str, set[str]] = {}
 
-    def disturb(task: str, _kind: str, _value: object) -> None:
+    def disturb(task: str, kind: str, value: object) -> None:
         name = names.get(executor.running.get(task, ""), "")
-        if name in signals and name not in hit:
-            hit[name] = task
-            cluster.processes[name].send_signal(signals[name])
+        if (kind, value) == ("stage", "calibrate"):
+            ran.setdefault(task, set()).add(name)
+            if name in signals and name not in hit and "shard" in task:
+                hit[name] = task
+                cluster.processes[name].send_signal(signals[name])
+                if set(hit) == set(signals):
+                    hold.unlink()
 
-    rows = _build(folder, executor, on_event=disturb)
+    only = ("one-edge-int8", "two-camera-int8")
+    rows = _build(folder, executor, only, on_event=disturb)
     assert set(hit) == set(signals)
+    assert len(ran[hit["first"]]) > 1, "another worker ran it again"
+    assert all(len(where) == 1 for task, where in ran.items() if task not in hit.values()), "and no other shard"
+    assert set.union(*(where for task, where in ran.items() if "shard" in task)) == set(RESOURCES)
     assert [(row.id, row.reason) for row in rows if row.status != "built"] == []
-    assert {row.status for row in _build(folder, local.create(2))} == {"cached"}
+    assert {row.status for row in _build(folder, local.create(2), only)} == {"cached"}
+    counts = Counter(row["stage"] for row in Store(folder / "cache").listing())
+    assert counts["shard 1/3"] == counts["shard 2/3"] == counts["shard 3/3"] == counts["calibrate"] == 2
+    _build(whole, local.create(2), only[1:])
+    assert "out/two-camera-int8/ranges.json" in _artifacts(whole)
+    assert _artifacts(whole).items() <= _artifacts(folder).items()
     assert not [pid for pid in cluster.left() if not _is_child_of(pid, cluster.processes["second"].pid)]
 
 
