@@ -116,6 +116,7 @@ def run(
                 "latency": choice.latency if choice else {},
                 "candidates": [*(choice.rows if choice else ()), *map(_failed, failures.items())],
                 "passes": best.done["optimize"].facts["report"]["passes"],
+                "graph": {name: best.done["optimize"].facts["report"][name] for name in ("before", "after")},
             }
             sources = _sources(job, built)
             list_excluded(best.job, best.done)
