@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Show artifacts on one page that needs no network: latency, accuracy, size, precision, provenance."""
     set_up(output_format, debug)
-    from ..compiler import files
+    from ..compiler import files, html
     from ..compiler import report as reports
 
     if no_measure and document is not None:
@@ -36,11 +36,12 @@ def report(
     items = reports.find(places)
     if document is not None:
         items = reports.with_document(items, document)
-    reports.require_packages()
+    html.require(*reports.PACKAGES)
+    limits = limits_of(None, time_limit, memory_limit)
     if document is None and not no_measure:
         with Progress() as progress:
-            items = reports.measured(items, limits=limits_of(None, time_limit, memory_limit), on_event=progress)
-    page = reports.page(items)
+            items = reports.measured(items, limits=limits, on_event=progress)
+    page = reports.page(reports.with_nodes(items, limits=limits))
     files.write_text(out, page)
     if output_format == "json":
         print_json({"status": "built", "output": str(out), "artifacts": [item.name for item in items]})

@@ -27,6 +27,8 @@ _PLANC = "planc"
 _UNSEALED = (MANIFEST, REPORT, LOG)
 """Files that the manifest does not vouch for: they tell of the build. Only some backends write a log."""
 
+_SEARCH = ("costs", "evaluations")
+"""What the search for layers in floating point tells of itself: report.json has it."""
 _KEYS = {"backend", "files", "inputs", "job", "outputs", "requested_precision", "requires", "session", "verification"}
 
 Runner = Callable[["Sequence[np.ndarray]"], "Sequence[np.ndarray]"]
@@ -204,6 +206,18 @@ def describe_graph(path: Path, *, emit: Emit) -> dict[str, Any]:
     return graph.describe(path)
 
 
+def describe_nodes(path: Path, *, emit: Emit) -> list[dict[str, Any]]:
+    """Returns the nodes of an ONNX file (in a worker), see `graph.nodes`.
+
+    Raises:
+        UsageError: it is not a valid ONNX model.
+    """
+    from . import graph
+
+    emit("stage", "inspect")
+    return graph.nodes(path)
+
+
 def manifest(job: Job, done: "Mapping[str, Entry]") -> dict[str, Any]:
     """Returns the content of `manifest.json`.
 
@@ -278,14 +292,14 @@ def _shown_spec(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantization(lowered: Mapping[str, Any], calibrated: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of a precision that is laid down in the graph."""
-    guarded = lowered["guarded"]
+    facts = lowered["guarded"]["facts"] if lowered["guarded"] else None
     kept = (row for row in lowered["lowered"]["layers"] if row["decision"] == "float")
     return {
         "products": lowered["lowered"]["effect"],
         "kept": [{"name": row["name"], "reason": row["reason"]} for row in kept],
         "dynamic": calibrated["dynamic"],
         "calibration": calibrated["calibration"],
-        "guard": {name: fact for name, fact in guarded["facts"].items() if name != "evaluations"} if guarded else None,
+        "guard": {name: fact for name, fact in facts.items() if name not in _SEARCH} if facts else None,
     }
 
 

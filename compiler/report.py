@@ -1,21 +1,24 @@
 """`planc report`: artifacts on one page that people look at, with no network: figures, their tables, and provenance."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import artifact, bench, host, subjects
+from . import artifact, bench, drawing, html, subjects, worker
 from .artifact import Artifact
-from .errors import PlancError, Unavailable, UsageError, one_line
+from .errors import PlancError, UsageError, one_line
 from .gates import Gates
 from .worker import Emit, Limits
 
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_PACKAGES = ("matplotlib", "jinja2")
+PACKAGES = ("matplotlib", "jinja2")
+"""What draws the page."""
 _SECONDS = 2.0
 _PROCESSES = 3
+_MOST_LAYERS = 25
+_MOST_MODULES = 40
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Item:
         report: its report.json; empty without one.
         figures: a subject of a `planc bench` document; empty where it was not measured.
         unmeasured: why not.
+        nodes: of the payload, see `graph.nodes`; empty where it is no ONNX file.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Item:
     report: Mapping[str, Any]
     figures: Mapping[str, Any] = field(default_factory=dict)
     unmeasured: str = ""
+    nodes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def model(self) -> str:
@@ -118,51 +123,64 @@ def with_document(items: Sequence[Item], path: Path) -> list[Item]:
     ]  # fmt: skip
 
 
-def require_packages() -> None:
-    """Checks that what draws the page is there.
-
-    Raises:
-        Unavailable: it is not installed.
-    """
-    if missing := [name for name in _PACKAGES if not host.version(name)]:
-        raise Unavailable(f"{missing[0]} is not installed", hint="pip install 'planc[report]'")
+def with_nodes(items: Sequence[Item], *, limits: Limits) -> list[Item]:
+    """Returns the items with the nodes of their payloads, where those are ONNX files."""
+    return [
+        replace(one, nodes=worker.call(artifact.describe_nodes, payload, limits=limits)) if payload.exists() else one
+        for one in items
+        for payload in [one.made.path / "model.onnx"]
+    ]
 
 
 def page(items: Sequence[Item]) -> str:
     """Returns the page as HTML: all in one file."""
-    import jinja2
+    groups = [_group(group) for group in _alike(items)]
+    details = [_detail(one, f"artifact{number}") for number, one in enumerate(items, 1)]
+    ids = {one["item"].name: one["id"] for one in details}
+    return html.render("report.html.jinja", items=items, groups=groups, details=details, ids=ids)
 
+
+def _group(group: Sequence[Item]) -> dict[str, Any]:
     from . import charts
 
-    names = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names.filters |= {"size": _size, "ms": _ms, "share": lambda value: f"{value:.1%}", "cosine": _cosine}
-    groups = [
-        {
-            "model": group[0].model,
-            "items": group,
-            "pareto": charts.pareto(list(_points(group))),
-            "points": list(_points(group)),
-            "spread": charts.spread({one.name: _calls(one) for one in group if one.figures}),
-        }
-        for group in _alike(items)
-    ]
-    details = [
-        {
-            "item": one,
-            "weights": charts.shares(one.made.manifest["effective_precision"].get("weights_bytes") or {}),
-            "operators": _operators(one),
-        }
-        for one in items
-    ]
-    return names.get_template(_TEMPLATE.name).render(
-        groups=groups, details=details, items=items, planc=host.version("planc")
-    )
+    points = sorted(_points(group), key=lambda one: one.ms)
+    measured = [one for one in group if one.figures]
+    return {
+        "model": group[0].model,
+        "items": group,
+        "points": points,
+        "pareto": charts.pareto(points),
+        "spread": charts.spread({one.name: _calls(one) for one in measured}),
+        "memory": charts.bars(
+            {
+                one.name: {"files to deploy": one.bytes, "peak of a process": one.figures["peak_rss_bytes"]}
+                for one in measured
+            },
+            "MB", 1e-6, "Memory",
+        ),
+    }  # fmt: skip
+
+
+def _detail(item: Item, place: str) -> dict[str, Any]:
+    from . import charts
+
+    manifest = item.made.manifest
+    layers, times = _sensitive(item), _times(item)
+    noisy = any(one["noise"] is not None for one in layers)
+    key, label = ("noise", "noise that this layer alone adds") if noisy else ("sqnr_db", "SQNR of its input, dB")
+    drawn = [one for one in layers if one[key] is not None][:_MOST_LAYERS]
+    return {
+        "item": item,
+        "id": place,
+        "manifest": manifest,
+        "weights": charts.shares(manifest["effective_precision"].get("weights_bytes") or {}),
+        "layers": layers,
+        "sensitivity": charts.ranked({one["label"]: one[key] for one in drawn}, label),
+        "times": times,
+        "time": charts.ranked({one["label"]: one["ms"] for one in times[:_MOST_LAYERS]}, "ms"),
+        "map": _map(item),
+        "operators": _operators(item),
+    }
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -209,22 +227,72 @@ def _calls(item: Item) -> list[float]:
 def _operators(item: Item) -> list[tuple[str, int, int]]:
     """Operator, nodes before and after the passes; the most frequent first."""
     graph = item.report.get("graph") or {}
-    before, after = (graph.get(name, {}).get("ops", {}) for name in ("before", "after"))
+    before, after = (graph.get(name, {}).get("operators", {}) for name in ("before", "after"))
     rows = [(name, before.get(name, 0), after.get(name, 0)) for name in {*before, *after}]
     return sorted(rows, key=lambda row: (-max(row[1:]), row[0]))
 
 
-def _size(value: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
+def _sensitive(item: Item) -> list[dict[str, Any]]:
+    """Layers whose precision is laid down in the graph; those that cost most first, as far as that is known."""
+    rows = [
+        {**row, "label": row["origin"] or row["name"], "noise": row.get("noise"), "sqnr_db": row.get("sqnr_db")}
+        for row in item.report.get("layers") or _excluded(item)
+    ]
+    return sorted(_distinct(rows), key=lambda row: (-(row["noise"] or 0), row["sqnr_db"] or 1e9))
 
 
-def _ms(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+def _excluded(item: Item) -> list[dict[str, Any]]:
+    """What the manifest alone knows of layers: those that the search left in floating point."""
+    guard = (item.made.manifest.get("quantization") or {}).get("guard") or {}
+    return [
+        {**row, "op": "", "decision": "float", "reason": "costs too much", "macs": None}
+        for row in guard.get("excluded") or ()
+    ]
 
 
-def _cosine(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.6f}"
+def _times(item: Item) -> list[dict[str, Any]]:
+    """Layers by the time that each takes, the longest first; empty without `planc bench --profile`."""
+    layers = ((item.figures or {}).get("profile") or {}).get("layers") or ()
+    rows = [{"op": "", "kernel": "", "module": "", "share": None, **row} for row in layers if row.get("ms") is not None]
+    named = _distinct([{**row, "label": str(row["module"] or row.get("name") or row["op"])} for row in rows])
+    return sorted(named, key=lambda row: -row["ms"])
+
+
+def _distinct(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with labels of their own: those of one module have their node's name, too."""
+    labels = [row["label"] for row in rows]
+    made: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        label = row["label"] if labels.count(row["label"]) == 1 else f"{row['label']} {row.get('name', '')}".strip()
+        while label in made:
+            label += "'"
+        made[label] = {**row, "label": label}
+    return list(made.values())
+
+
+def _map(item: Item) -> dict[str, Any]:
+    """Cells in the order of the graph by module: the nodes of an ONNX payload, else the layers that were lowered."""
+    lowered = {"fp16": "float16", "bf16": "bfloat16", "float": "float32"}
+    rows = item.nodes or [
+        {
+            "op": row["op"],
+            "name": row["name"],
+            "module": row["origin"],
+            "precision": lowered.get(row["decision"], row["decision"]),
+        }
+        for row in item.report.get("layers") or ()
+    ]
+    for depth in (9, 4, 3, 2, 1, 0):
+        modules: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            cell = {**row, "color": drawing.color(row["precision"])}
+            modules.setdefault(".".join(row["module"].split(".")[:depth]), []).append(cell)
+        if len(modules) <= _MOST_MODULES:
+            break
+    counted = [{"module": name, "cells": cells, "counts": _counts(cells)} for name, cells in modules.items()]
+    kinds = [name for name in (*drawing.PRECISIONS, "other") if any(name in one["counts"] for one in counted)]
+    return {"rows": counted, "kinds": kinds, "of": "nodes" if item.nodes else "layers"}
+
+
+def _counts(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(Counter(cell["color"] for cell in cells))
