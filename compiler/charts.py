@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from . import spacing
+
 if TYPE_CHECKING:
     from .report import Point
 
@@ -35,44 +37,48 @@ def pareto(points: "Sequence[Point]") -> str:
     """Latency against the loss of accuracy (1 - cosine), bubbles as large as the files; "" without points."""
     if not points:
         return ""
-    with _drawing(3.6) as (figure, axes):
+    with _drawing(max(3.6, 1 + 0.23 * len(points))) as (figure, axes):
         largest = max(point.bytes for point in points)
-        ordered = sorted(points, key=lambda one: -one.bytes)
-        for point in ordered:
-            loss = max(1 - point.cosine, _LEAST_LOSS)
+        for point in sorted(points, key=lambda one: -one.bytes):
             color = _SERIES[0] if point.kept else _FAINT
-            area = 40 + 700 * point.bytes / largest
-            axes.scatter(
-                point.ms,
-                loss,
-                s=area,
-                facecolor=color,
-                edgecolor=color,
-                alpha=0.35 if point.kept else 0.12,
-                linewidth=1.2,
-            )
-            axes.scatter(point.ms, loss, s=9, color=color)
+            area = 40 + 500 * point.bytes / largest
+            deep = 0.35 if point.kept else 0.12
+            axes.scatter(point.ms, _loss(point), area, facecolor=color, edgecolor=color, alpha=deep, linewidth=1.2)
+            axes.scatter(point.ms, _loss(point), 9, color=color)
         front = _front(points)
-        axes.plot(
-            [one.ms for one in front],
-            [max(1 - one.cosine, _LEAST_LOSS) for one in front],
-            color=_SERIES[0],
-            lw=1,
-            ls=":",
-        )
-        for point in front:
-            axes.annotate(
-                point.name, (point.ms, max(1 - point.cosine, _LEAST_LOSS)), xytext=(8, 6), textcoords="offset points",
-                fontsize=9, color=_INK if point.kept else _FAINT,
-            )  # fmt: skip
+        axes.plot([one.ms for one in front], [*map(_loss, front)], color=_SERIES[0], lw=1, ls=":")
         axes.set_yscale("log")
+        least, most = (pick(map(_loss, points)) for pick in (min, max))
+        axes.set_ylim(least / 4, most * 4)
+        axes.set_xlim(0, 1.12 * max(point.ms for point in points))
+        axes.yaxis.set_major_formatter(lambda value, _place: f"{value:.0e}")
         axes.set_xlabel("median latency, ms")
         axes.set_ylabel("loss: 1 - cosine")
         axes.grid(axis="both", lw=0.6)
-        axes.margins(0.18, 0.25)
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(0, low), high + 0.12 * (high - low))
+        _name(axes, points)
         return _svg(figure, f"Latency against loss of accuracy of {len(points)} ways to run the model; table below")
+
+
+def _name(axes: Any, points: "Sequence[Point]") -> None:
+    """Writes the names of points to the right of the axes, each with a line to its point."""
+    import math
+
+    low, high = map(math.log10, axes.get_ylim())
+    ordered = sorted(points, key=lambda one: (_loss(one), -one.ms))
+    wished = [(math.log10(_loss(one)) - low) / (high - low) for one in ordered]
+    height = 0.19 / (axes.figure.get_figheight() - 0.7)
+    places = spacing.apart(wished, [height] * len(ordered), 0)
+    moved = min(0.0, 1 - height / 2 - places[-1])
+    for point, place in zip(ordered, places, strict=True):
+        axes.annotate(
+            _short(point.name), (point.ms, _loss(point)), xytext=(1.04, place + moved), textcoords="axes fraction",
+            va="center", fontsize=9, color=_INK if point.kept else _FAINT,
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "lw": 0.5, "alpha": 0.6, "shrinkA": 2, "shrinkB": 2},
+        )  # fmt: skip
+
+
+def _loss(point: "Point") -> float:
+    return max(1 - point.cosine, _LEAST_LOSS)
 
 
 def spread(calls: Mapping[str, Sequence[float]]) -> str:
@@ -95,25 +101,14 @@ def spread(calls: Mapping[str, Sequence[float]]) -> str:
         return _svg(figure, f"Distribution of the latency of {', '.join(calls)}; table above")
 
 
-def bars(amounts: Mapping[str, Mapping[str, float]], unit: str, by: float, title: str) -> str:
-    """A bar for each amount of each name, with its number; "" where there is none."""
+def panels(amounts: Mapping[str, Mapping[str, float]], title: str) -> str:
+    """A panel of bars for each kind of amount, side by side, with a row for each name; "" where there is none."""
     if not amounts:
         return ""
     kinds = list(next(iter(amounts.values())))
-    with _drawing(0.9 + (0.18 + 0.24 * len(kinds)) * len(amounts)) as (figure, axes):
-        thick = 0.8 / len(kinds)
-        for number, kind in enumerate(kinds):
-            places = [row - 0.4 + thick * (number + 0.5) for row in range(len(amounts))]
-            drawn = axes.barh(
-                places, [one[kind] * by for one in amounts.values()], thick * 0.85, color=_SERIES[number], label=kind
-            )
-            axes.bar_label(drawn, fmt="%.3g", padding=4, fontsize=9, color=_FAINT)
-        axes.set_yticks(range(len(amounts)), [_short(name) for name in amounts])
-        axes.set_ylim(len(amounts) - 0.5, -0.5)
-        axes.margins(x=0.1)
-        axes.grid(axis="x", lw=0.6)
-        axes.set_xlabel(unit)
-        figure.legend(loc="outside upper right", frameon=False, ncols=len(kinds), fontsize=9)
+    with _drawing(0.8 + 0.32 * len(amounts), len(kinds)) as (figure, axes):
+        for number, (kind, panel) in enumerate(zip(kinds, axes, strict=True)):
+            _bars(panel, {name: one[kind] for name, one in amounts.items()}, kind, _SERIES[number])
         return _svg(figure, f"{title} of {', '.join(amounts)}; the table has the numbers")
 
 
@@ -122,14 +117,18 @@ def ranked(amounts: Mapping[str, float], label: str) -> str:
     if not amounts:
         return ""
     with _drawing(0.6 + 0.26 * len(amounts)) as (figure, axes):
-        drawn = axes.barh(range(len(amounts)), list(amounts.values()), 0.7, color=_SERIES[0], alpha=0.8)
-        axes.bar_label(drawn, fmt="%.3g", padding=4, fontsize=9, color=_FAINT)
-        axes.set_yticks(range(len(amounts)), [_short(name) for name in amounts])
-        axes.set_ylim(len(amounts) - 0.4, -0.6)
-        axes.margins(x=0.1)
-        axes.grid(axis="x", lw=0.6)
-        axes.set_xlabel(label)
+        _bars(axes, amounts, label, _SERIES[0])
         return _svg(figure, f"{label} of {len(amounts)} layers; table below")
+
+
+def _bars(axes: Any, amounts: Mapping[str, float], label: str, color: str) -> None:
+    drawn = axes.barh(range(len(amounts)), list(amounts.values()), 0.7, color=color, alpha=0.8)
+    axes.bar_label(drawn, fmt="%.3g", padding=4, fontsize=9, color=_FAINT)
+    axes.set_yticks(range(len(amounts)), [_short(name) for name in amounts])
+    axes.set_ylim(len(amounts) - 0.4, -0.6)
+    axes.margins(x=0.12)
+    axes.grid(axis="x", lw=0.6)
+    axes.set_xlabel(label)
 
 
 def shares(amounts: Mapping[str, int]) -> str:
@@ -165,14 +164,14 @@ def _front(points: "Sequence[Point]") -> "list[Point]":
 
 
 @contextmanager
-def _drawing(height: float) -> Iterator[tuple[Any, Any]]:
-    """Yields a figure and its axes in the style of the page."""
+def _drawing(height: float, panels: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Yields a figure and its axes, several where there are several panels, in the style of the page."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        yield figure, figure.subplots()
+        yield figure, figure.subplots(1, panels, sharey=True)
 
 
 def _svg(figure: Any, title: str) -> str:

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from . import html
+from . import html, spacing
 
 PRECISIONS = ("int8", "float16", "bfloat16", "float32")
 """Those that have a colour; the rest (integers, booleans, what is not known) is "other"."""
@@ -14,7 +13,7 @@ _WIDTH, _HEIGHT = 168, 44
 _GAP, _RISE = 20, 26
 _BEND = 10.0
 """Room that an edge has where it passes a layer."""
-_LONGEST_TEXT = 25
+_LONGEST_TEXT = 22
 
 
 def page(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -24,7 +23,10 @@ def page(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
         title: what is drawn.
         rows: its nodes, see `graph.nodes`.
     """
-    nodes = [{**row, "color": color(row["precision"]), "signature": signature(row)} for row in rows]
+    nodes = [
+        {**row, "color": color(row["precision"]), "signature": signature(row), "kind": row["op"].rpartition(".")[2]}
+        for row in rows
+    ]
     return html.render("drawing.html.jinja", title=title, nodes=nodes, modules=_modules(rows), **layout(rows))
 
 
@@ -84,7 +86,8 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 for item in layer
             }
             layer.sort(key=wished.__getitem__)
-            middle |= _apart([(item, wished[item], wide[item]) for item in layer])
+            places = spacing.apart([wished[item] for item in layer], [wide[item] for item in layer], _GAP)
+            middle |= zip(layer, places, strict=True)
     left = min((middle[item] - wide[item] / 2 for item in middle), default=0.0) - _GAP
     right = max((middle[item] + wide[item] / 2 for item in middle), default=0.0) + _GAP
     pitch = _HEIGHT + _RISE
@@ -103,21 +106,6 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             )
     height = 2 * _GAP + len(layers) * pitch - _RISE
     return {"width": round(right - left), "height": height, "boxes": boxes, "edges": edges, "short": short}
-
-
-def _apart(items: Sequence[tuple[tuple[int, int], float, float]]) -> dict[tuple[int, int], float]:
-    """Middles in the given order that are nearest to the wished ones and do not overlap (pool adjacent violators)."""
-    offsets, blocks = [0.0], list[tuple[float, int]]()
-    for (_, _, one), (_, _, two) in pairwise(items):
-        offsets.append(offsets[-1] + (one + two) / 2 + _GAP)
-    for (_, wished, _), offset in zip(items, offsets, strict=True):
-        total, count = wished - offset, 1
-        while blocks and blocks[-1][0] / blocks[-1][1] > total / count:
-            before, several = blocks.pop()
-            total, count = total + before, count + several
-        blocks.append((total, count))
-    found = [total / count for total, count in blocks for _ in range(count)]
-    return {item: place + offset for (item, _, _), place, offset in zip(items, found, offsets, strict=True)}
 
 
 def _modules(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

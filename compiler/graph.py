@@ -80,7 +80,11 @@ def nodes(path: Path) -> list[dict[str, Any]]:
 def _precision(node: ir.Node, dtype: str) -> str:
     from . import effect
 
-    whole = node.op_type.startswith("QLinear") or "Integer" in node.op_type or dtype in ("int8", "uint8")
+    whole = (
+        node.op_type.startswith(("QLinear", "QGemm", "QAttention"))
+        or "Integer" in node.op_type
+        or dtype in ("int8", "uint8")
+    )
     if whole or (node.domain == "" and node.op_type in effect.PRODUCTS and effect.precision(node) == "int8"):
         return "int8"
     return dtype

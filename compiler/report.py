@@ -151,14 +151,17 @@ def _group(group: Sequence[Item]) -> dict[str, Any]:
         "points": points,
         "pareto": charts.pareto(points),
         "spread": charts.spread({one.name: _calls(one) for one in measured}),
-        "memory": charts.bars(
+        "memory": charts.panels(
             {
-                one.name: {"files to deploy": one.bytes, "peak of a process": one.figures["peak_rss_bytes"]}
+                one.name: {
+                    "files to deploy, MB": one.bytes / 1e6,
+                    "peak of a process, MB": one.figures["peak_rss_bytes"] / 1e6,
+                }
                 for one in measured
             },
-            "MB", 1e-6, "Memory",
+            "Memory",
         ),
-    }  # fmt: skip
+    }
 
 
 def _detail(item: Item, place: str) -> dict[str, Any]:
