@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from . import spacing
+from . import drawing, spacing
 
 if TYPE_CHECKING:
     from .report import Point
@@ -19,7 +19,9 @@ _VARIABLES = {
     "#050505": "var(--one)", "#060606": "var(--two)", "#070707": "var(--three)", "#080808": "var(--four)",
 }  # fmt: skip
 _INK, _FAINT, _LINE, _PAPER, *_SERIES = _VARIABLES
-_WIDTH = 7.2  # inches; the page scales it
+_COLORS = {"float32": _SERIES[0], "int8": _SERIES[1], "float16": _SERIES[2], "bfloat16": _SERIES[3], "other": _FAINT}
+"""By `drawing.color`, as in the style of the page."""
+_WIDTH = 9.6  # inches; the page scales it
 _STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "planc", "text.parse_math": False,
     "font.family": "sans-serif", "font.size": 10,
@@ -73,7 +75,7 @@ def _name(axes: Any, points: "Sequence[Point]") -> None:
         axes.annotate(
             _short(point.name), (point.ms, _loss(point)), xytext=(1.04, place + moved), textcoords="axes fraction",
             va="center", fontsize=9, color=_INK if point.kept else _FAINT,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "lw": 0.5, "alpha": 0.6, "shrinkA": 2, "shrinkB": 2},
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "lw": 0.5, "alpha": 0.6, "shrinkA": 2, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -81,15 +83,15 @@ def _loss(point: "Point") -> float:
     return max(1 - point.cosine, _LEAST_LOSS)
 
 
-def spread(calls: Mapping[str, Sequence[float]]) -> str:
-    """Distributions of latencies: from the 1st to the 99th percentile, the middle half, and the median."""
+def spread(calls: Mapping[str, Sequence[float]], medians: Sequence[float]) -> str:
+    """Distributions of latencies: from the 1st to the 99th percentile, the middle half, and the median as estimated."""
     if not calls:
         return ""
     import numpy as np
 
     with _drawing(0.7 + 0.42 * len(calls)) as (figure, axes):
-        for row, (_name, values) in enumerate(calls.items()):
-            low, left, middle, right, high = np.quantile(np.asarray(values), [0.01, 0.25, 0.5, 0.75, 0.99])
+        for row, (values, middle) in enumerate(zip(calls.values(), medians, strict=True)):
+            low, left, right, high = np.quantile(np.asarray(values), [0.01, 0.25, 0.75, 0.99])
             axes.plot([low, high], [row, row], color=_SERIES[0], lw=1.4, alpha=0.6, solid_capstyle="butt")
             axes.plot([left, right], [row, row], color=_SERIES[0], lw=9, alpha=0.45, solid_capstyle="butt")
             axes.plot([middle, middle], [row - 0.24, row + 0.24], color=_SERIES[0], lw=2.2)
@@ -112,16 +114,16 @@ def panels(amounts: Mapping[str, Mapping[str, float]], title: str) -> str:
         return _svg(figure, f"{title} of {', '.join(amounts)}; the table has the numbers")
 
 
-def ranked(amounts: Mapping[str, float], label: str) -> str:
-    """A bar for each, in the given order; "" where there is none."""
+def ranked(amounts: Mapping[str, float], label: str, kinds: Sequence[str] = ()) -> str:
+    """A bar for each, in the given order and in the colours of its kind (`drawing.color`); "" where there is none."""
     if not amounts:
         return ""
     with _drawing(0.6 + 0.26 * len(amounts)) as (figure, axes):
-        _bars(axes, amounts, label, _SERIES[0])
+        _bars(axes, amounts, label, [_COLORS[kind] for kind in kinds] or _SERIES[0])
         return _svg(figure, f"{label} of {len(amounts)} layers; table below")
 
 
-def _bars(axes: Any, amounts: Mapping[str, float], label: str, color: str) -> None:
+def _bars(axes: Any, amounts: Mapping[str, float], label: str, color: str | list[str]) -> None:
     drawn = axes.barh(range(len(amounts)), list(amounts.values()), 0.7, color=color, alpha=0.8)
     axes.bar_label(drawn, fmt="%.3g", padding=4, fontsize=9, color=_FAINT)
     axes.set_yticks(range(len(amounts)), [_short(name) for name in amounts])
@@ -138,9 +140,9 @@ def shares(amounts: Mapping[str, int]) -> str:
         return ""
     with _drawing(0.5) as (figure, axes):
         start = 0.0
-        for number, (name, amount) in enumerate(sorted(amounts.items(), key=lambda pair: -pair[1])):
+        for name, amount in sorted(amounts.items(), key=lambda pair: -pair[1]):
             share = amount / whole
-            axes.barh(0, share, left=start, color=_SERIES[number % len(_SERIES)], height=0.8, alpha=0.75)
+            axes.barh(0, share, left=start, color=_COLORS[drawing.color(name)], height=0.8, alpha=0.7, edgecolor=_PAPER)
             if share > 0.08:
                 axes.text(start + share / 2, 0, f"{name} {share:.0%}", ha="center", va="center", fontsize=9, color=_INK)
             start += share

@@ -8,6 +8,10 @@ from . import html, spacing
 
 PRECISIONS = ("int8", "float16", "bfloat16", "float32")
 """Those that have a colour; the rest (integers, booleans, what is not known) is "other"."""
+_ALIASES = {
+    "float": "float32", "f32": "float32", "fp16": "float16", "f16": "float16", "half": "float16",
+    "bf16": "bfloat16", "i8": "int8", "u8": "int8", "uint8": "int8",
+}  # fmt: skip
 _SWEEPS = 6
 _WIDTH, _HEIGHT = 168, 44
 _GAP, _RISE = 20, 26
@@ -31,8 +35,9 @@ def page(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def color(precision: str) -> str:
-    """The class of a precision in the style of the pages."""
-    return precision if precision in PRECISIONS else "other"
+    """The class of a precision, as any runtime calls it, in the style of the pages."""
+    named = _ALIASES.get(precision, precision)
+    return named if named in PRECISIONS else "other"
 
 
 def signature(row: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def render(template: str, **facts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names.filters |= {"size": size, "ms": ms, "share": share, "cosine": cosine, "figure": figure}
+    names.filters |= {"size": size, "ms": ms, "share": share, "cosine": cosine, "figure": figure, "count": count}
     return names.get_template(template).render(planc=host.version("planc"), **facts)
 
 
@@ -54,6 +54,15 @@ def size(value: float | None) -> str:
 def ms(value: float | None) -> str:
     """Three digits of milliseconds, and all before the point."""
     return "unknown" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def count(value: float) -> str:
+    """A number of many, such as of multiplications."""
+    for unit in ("", " k", " M", " G"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.4g} T"
 
 
 def cosine(value: float | None) -> str:

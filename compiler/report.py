@@ -19,6 +19,7 @@ _SECONDS = 2.0
 _PROCESSES = 3
 _MOST_LAYERS = 25
 _MOST_MODULES = 40
+_FEW_MODULES = 12
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ def _group(group: Sequence[Item]) -> dict[str, Any]:
         "items": group,
         "points": points,
         "pareto": charts.pareto(points),
-        "spread": charts.spread({one.name: _calls(one) for one in measured}),
+        "spread": charts.spread(
+            {one.name: _calls(one) for one in measured}, [one.figures["latency_p50_ms"] for one in measured]
+        ),
         "memory": charts.panels(
             {
                 one.name: {
@@ -178,8 +181,11 @@ def _detail(item: Item, place: str) -> dict[str, Any]:
         "manifest": manifest,
         "weights": charts.shares(manifest["effective_precision"].get("weights_bytes") or {}),
         "layers": layers,
-        "sensitivity": charts.ranked({one["label"]: one[key] for one in drawn}, label),
+        "sensitivity": charts.ranked(
+            {one["label"]: one[key] for one in drawn}, label, [drawing.color(one["decision"]) for one in drawn]
+        ),
         "times": times,
+        "kinds": list(dict.fromkeys(drawing.color(one["decision"]) for one in drawn)),
         "time": charts.ranked({one["label"]: one["ms"] for one in times[:_MOST_LAYERS]}, "ms"),
         "map": _map(item),
         "operators": _operators(item),
@@ -217,10 +223,10 @@ def _points(group: Sequence[Item]) -> Iterator[Point]:
         if item.figures and item.cosine is not None:
             yield Point(item.name, item.figures["latency_p50_ms"], item.cosine, item.bytes, kept=True)
         for row in item.report.get("candidates", ()):
-            if row.get("latency_p50_ms") and row.get("cosine") is not None and row["status"] != "kept":
-                yield Point(
-                    f"{item.name}: {row['name']}", row["latency_p50_ms"], row["cosine"], row["size_bytes"], kept=False
-                )
+            kept = row.get("status") == "kept"
+            if row.get("latency_p50_ms") and row.get("cosine") is not None and not (kept and item.figures):
+                name = item.name if kept else f"{item.name}: {row['name']}"
+                yield Point(name, row["latency_p50_ms"], row["cosine"], row["size_bytes"], kept=kept)
 
 
 def _calls(item: Item) -> list[float]:
@@ -275,13 +281,12 @@ def _distinct(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _map(item: Item) -> dict[str, Any]:
     """Cells in the order of the graph by module: the nodes of an ONNX payload, else the layers that were lowered."""
-    lowered = {"fp16": "float16", "bf16": "bfloat16", "float": "float32"}
     rows = item.nodes or [
         {
             "op": row["op"],
             "name": row["name"],
             "module": row["origin"],
-            "precision": lowered.get(row["decision"], row["decision"]),
+            "precision": row["decision"],
         }
         for row in item.report.get("layers") or ()
     ]
@@ -290,7 +295,7 @@ def _map(item: Item) -> dict[str, Any]:
         for row in rows:
             cell = {**row, "color": drawing.color(row["precision"])}
             modules.setdefault(".".join(row["module"].split(".")[:depth]), []).append(cell)
-        if len(modules) <= _MOST_MODULES:
+        if len(modules) <= min(_MOST_MODULES, max(_FEW_MODULES, len(rows) // 2)):
             break
     counted = [{"module": name, "cells": cells, "counts": _counts(cells)} for name, cells in modules.items()]
     kinds = [name for name in (*drawing.PRECISIONS, "other") if any(name in one["counts"] for one in counted)]
