@@ -46,4 +46,4 @@ def report(
     if output_format == "json":
         print_json({"status": "built", "output": str(out), "artifacts": [item.name for item in items]})
     else:
-        print(f"built {out}: {len(items)} artifacts, {len(page.encode()) / 1e3:.0f} kB")
+        print(f"built {out}: {len(items)} artifact{'s' if len(items) > 1 else ''}, {len(page.encode()) / 1e3:.0f} kB")

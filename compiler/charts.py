@@ -75,7 +75,7 @@ def _name(axes: Any, points: "Sequence[Point]") -> None:
         axes.annotate(
             _short(point.name), (point.ms, _loss(point)), xytext=(1.04, place + moved), textcoords="axes fraction",
             va="center", fontsize=9, color=_INK if point.kept else _FAINT,
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "lw": 0.5, "alpha": 0.6, "shrinkA": 2, "shrinkB": 2, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "lw": 0.5, "alpha": 0.6, "shrinkA": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -109,8 +109,8 @@ def panels(amounts: Mapping[str, Mapping[str, float]], title: str) -> str:
         return ""
     kinds = list(next(iter(amounts.values())))
     with _drawing(0.8 + 0.32 * len(amounts), len(kinds)) as (figure, axes):
-        for number, (kind, panel) in enumerate(zip(kinds, axes, strict=True)):
-            _bars(panel, {name: one[kind] for name, one in amounts.items()}, kind, _SERIES[number])
+        for kind, panel in zip(kinds, axes, strict=True):
+            _bars(panel, {name: one[kind] for name, one in amounts.items()}, kind, _SERIES[0])
         return _svg(figure, f"{title} of {', '.join(amounts)}; the table has the numbers")
 
 
