@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT = 168, 44
 _GAP, _RISE = 20, 26
 _BEND = 10.0
 """Room that an edge has where it passes a layer."""
-_LONGEST_TEXT = 22
+_LONGEST_TEXT = 26
 
 
 def page(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -66,6 +66,8 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         depth.append(1 + max((depth[one] for one in row["inputs"]), default=-1))
         for one in row["inputs"]:
             readers[one].append(place)
+    for place in reversed(range(len(rows))):  # next to what reads it, not to the inputs
+        depth[place] = min((depth[one] - 1 for one in readers[place]), default=depth[place])
     layers: list[list[tuple[int, int]]] = [[] for _ in range(max(depth, default=-1) + 1)]
     for place, first in enumerate(depth):  # (node, layer): the node itself in its own, a bend of its edge in others
         last = max((depth[one] for one in readers[place]), default=first)
