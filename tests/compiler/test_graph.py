@@ -71,8 +71,9 @@ def test_nodes(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     rows = graph.nodes(path)
     assert [(row["op"], row["precision"]) for row in rows] == [
         ("QuantizeLinear", "int8"), ("DequantizeLinear", "float32"), ("QuantizeLinear", "int8"),
-        ("DequantizeLinear", "float32"), ("MatMul", "int8"), ("Cast", "float16"), 
-        ("com.microsoft.QuickGelu", "float16"), ("com.microsoft.QLinearAdd", "int8"), ("Relu", "float32"), ("Greater", "bool"),
+        ("DequantizeLinear", "float32"), ("MatMul", "int8"), ("Cast", "float16"),
+        ("com.microsoft.QuickGelu", "float16"), ("com.microsoft.QLinearAdd", "int8"), ("Relu", "float32"),
+        ("Greater", "bool"),
     ]  # fmt: skip
     assert [row["inputs"] for row in rows] == [[], [0], [], [2], [1, 3], [4], [5], [0], [4], [4, 8]]
     assert (rows[4]["dtype"], rows[4]["shape"], rows[4]["module"]) == ("float32", ["batch", 2], "")
