@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from planc.compiler import drawing, graph
+from planc.compiler import artifact, drawing, graph
 
 from .test_report import check_alone
 
@@ -77,8 +77,8 @@ def test_inspect_draws(planc: Callable[..., Any], workshop: Path, tmp_path: Path
     names = [row[1] for row in page.rows[1:]]
     assert names == [row["op"] for row in graph.nodes(workshop / "conv.onnx")]
     (tmp_path / "plan").mkdir()
-    needed = "backend files inputs job outputs requested_precision requires session verification".split()
-    (tmp_path / "plan/manifest.json").write_text(json.dumps({**{key: {} for key in needed}, "schema_version": 1}))
+    manifest = {**dict.fromkeys(artifact._KEYS), "schema_version": artifact.SCHEMA_VERSION}
+    (tmp_path / "plan/manifest.json").write_text(json.dumps(manifest))
     done = planc("inspect", "plan", "--html", "no.html", cwd=tmp_path, expect=2)
     assert "holds no ONNX graph to draw" in done.stderr
     assert "planc report" in done.stderr
