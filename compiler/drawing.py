@@ -13,6 +13,8 @@ _ALIASES = {
     "bf16": "bfloat16", "i8": "int8", "u8": "int8", "uint8": "int8",
 }  # fmt: skip
 _SWEEPS = 6
+_PULL = 0.95
+"""Towards the middle of the picture, so that no path drifts away from it."""
 _WIDTH, _HEIGHT = 168, 44
 _GAP, _RISE = 20, 26
 _BEND = 10.0
@@ -58,7 +60,7 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by the mean of their neighbours, and lie as close to it as their widths allow.
 
     Returns:
-        `width` and `height` of the picture, `boxes` (left, top) of the nodes, and `edges` as paths of SVG.
+        `width`, `height` and `middle` of the picture, `boxes` (left, top) of the nodes, and `edges` as paths of SVG.
     """
     depth: list[int] = []
     readers: dict[int, list[int]] = defaultdict(list)
@@ -86,10 +88,10 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     middle = {item: 0.0 for layer in layers for item in layer}
     for sweep in range(_SWEEPS):
         down = sweep % 2 == 0
+        near = above if down else below
         for layer in layers if down else reversed(layers):
-            near = above if down else below
             wished = {
-                item: sum(middle[one] for one in near[item]) / len(near[item]) if near.get(item) else middle[item]
+                item: _PULL * sum(middle[one] for one in near.get(item) or [item]) / len(near.get(item) or [item])
                 for item in layer
             }
             layer.sort(key=wished.__getitem__)
@@ -112,7 +114,14 @@ def layout(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 + (f"v{_HEIGHT}" if depth[item[0]] != item[1] else "")
             )
     height = 2 * _GAP + len(layers) * pitch - _RISE
-    return {"width": round(right - left), "height": height, "boxes": boxes, "edges": edges, "short": short}
+    return {
+        "width": round(right - left),
+        "height": height,
+        "middle": round(-left),
+        "boxes": boxes,
+        "edges": edges,
+        "short": short,
+    }
 
 
 def _modules(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

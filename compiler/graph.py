@@ -41,7 +41,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def nodes(path: Path) -> list[dict[str, Any]]:
-    """Returns the nodes of the main graph in its order: op, name, module, dtype, shape, precision, and what each reads.
+    """Returns the nodes of the main graph in its order, without constants: what each is, gives and reads.
 
     `inputs` are places in the list. `precision` is what a node computes in: int8 also where it is between Q/DQ.
 
@@ -57,11 +57,13 @@ def nodes(path: Path) -> list[dict[str, Any]]:
     known: dict[str, int] = {}
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         known[value.name or ""] = int(value.dtype or 0)
-    rows = []
-    for place, node in enumerate(model.graph):
+    rows: list[dict[str, Any]] = []
+    for node in model.graph:
         for index, value in enumerate(node.outputs):
-            places[value] = place
             known[value.name or ""] = int(value.dtype or 0) or _inferred_dtype(ir.to_proto(node), index, known)
+        if node.op_type == "Constant" and node.domain == "":
+            continue
+        places.update((value, len(rows)) for value in node.outputs)
         dtype = ir.DataType(known[node.outputs[0].name or ""]).name.lower() if node.outputs else "undefined"
         dtype = {"float": "float32", "undefined": "unknown"}.get(dtype, dtype)
         shape = node.outputs[0].shape if node.outputs else None
@@ -70,11 +72,17 @@ def nodes(path: Path) -> list[dict[str, Any]]:
             "name": node.name or "",
             "module": node.metadata_props.get(ORIGIN, ""),
             "dtype": dtype,
-            "shape": None if shape is None else [getattr(one, "value", one) for one in shape],
+            "shape": None if shape is None else [_known_size(one) for one in shape],
             "precision": _precision(node, dtype),
             "inputs": sorted({places[value] for value in node.inputs if value is not None and value in places}),
         })  # fmt: skip
     return rows
+
+
+def _known_size(size: int | ir.SymbolicDim) -> int | str | None:
+    """A size or its name; None where onnx.shape_inference made the name up."""
+    value = size if isinstance(size, int) else size.value
+    return None if isinstance(value, str) and value.startswith("unk__") else value
 
 
 def _precision(node: ir.Node, dtype: str) -> str:
