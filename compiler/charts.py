@@ -54,6 +54,7 @@ def pareto(points: "Sequence[Point]") -> str:
         axes.set_yscale("log")
         axes.set_xlim(0, 1.12 * max(point.ms for point in points))
         axes.yaxis.set_major_formatter(lambda value, _place: f"{value:.0e}")
+        axes.yaxis.set_minor_formatter("")
         axes.set_xlabel("median latency, ms")
         axes.set_ylabel("loss: 1 - cosine")
         axes.grid(axis="both", lw=0.6)

@@ -13,7 +13,7 @@ _ALIASES = {
     "bf16": "bfloat16", "i8": "int8", "u8": "int8", "uint8": "int8",
 }  # fmt: skip
 _SWEEPS = 6
-_PULL = 0.95
+_PULL = 0.97
 """Towards the middle of the picture, so that no path drifts away from it."""
 _WIDTH, _HEIGHT = 168, 44
 _GAP, _RISE = 20, 26

@@ -32,7 +32,11 @@ def test_pareto_names_each_point() -> None:
 
 
 def test_pareto_of_one_exact_way() -> None:
-    assert "only" in _texts(charts.pareto([Point("only", 1.0, 1.0 + 1e-15, 10, kept=True)]))
+    for cosine in (1.0 + 1e-15, 0.9, 0.99968):
+        texts = _texts(charts.pareto([Point("only", 1.0, cosine, 10, kept=True)]))
+        assert "only" in texts
+        assert [one for one in texts if re.fullmatch(r"1e-\d\d", one)]
+        assert not [one for one in texts if "$" in one]
 
 
 def test_the_front_is_what_no_other_beats() -> None:
