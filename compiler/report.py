@@ -150,7 +150,7 @@ def _group(group: Sequence[Item]) -> dict[str, Any]:
         "model": group[0].model,
         "items": group,
         "points": points,
-        "pareto": charts.pareto(points),
+        "pareto": charts.pareto(points) if len(points) > 1 else "",
         "spread": charts.spread(
             {one.name: _calls(one) for one in measured}, [one.figures["latency_p50_ms"] for one in measured]
         ),
