@@ -33,7 +33,7 @@ bench: $(VENV)/.ready
 # The stamp is made last: a set-up that was stopped runs again.
 $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[torch,openvino,onnxruntime-openvino,tensorrt-rtx,watch,dask,test,bench]'
+	$(PIP) --editable '.[torch,openvino,onnxruntime-openvino,tensorrt-rtx,watch,report,dask,test,bench]'
 	$(PIP) --no-deps $(MODELS) tensorrt-stubs==10.13.0.35.1
 	touch $@
 

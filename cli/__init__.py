@@ -18,7 +18,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _VERBS = (
     "compile", "init", "build", "plan", "lock", "cache", "export", "optimize", "calibrate", "quantize", "bisect",
-    "passes", "verify", "run", "bench", "diff", "inspect", "targets", "doctor",
+    "passes", "verify", "run", "bench", "diff", "report", "inspect", "targets", "doctor",
 )  # fmt: skip
 """In the order of `planc --help`; each is a file here with a `typer.Typer` called `app`."""
 

@@ -48,6 +48,11 @@ def open_cpu(model: str | os.PathLike[str], settings: Any) -> Any:
         raise BuildFailed(f"ONNX Runtime cannot load {model}: {error}") from error
 
 
+def plain_name(name: str) -> str:
+    """Returns the name of a node or value without what optimizers of ONNX Runtime added."""
+    return _ADDED.sub("", name)
+
+
 def runner(session: Any) -> "Runner":
     """Returns a function from the list of a session's inputs to the list of its outputs."""
     names = [value.name for value in session.get_inputs()]
@@ -101,7 +106,7 @@ def layers(events: "Sequence[Mapping[str, Any]]") -> "list[Layer]":
         whole = kind in INTEGER_PRODUCTS or types[:1] in (["int8"], ["uint8"])
         found.append(
             Layer(
-                names=tuple(dict.fromkeys((_ADDED.sub("", name), name))),
+                names=tuple(dict.fromkeys((plain_name(name), name))),
                 op=kind,
                 kernel="",
                 provider=facts.get("provider", ""),

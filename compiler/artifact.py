@@ -208,6 +208,18 @@ def describe_graph(path: Path, *, emit: "Emit") -> dict[str, Any]:
     return graph.describe(path)
 
 
+def describe_nodes(path: Path, *, emit: "Emit") -> list[dict[str, Any]]:
+    """Returns the nodes of an ONNX file (in a worker), see `graph.nodes`.
+
+    Raises:
+        UsageError: it is not a valid ONNX model.
+    """
+    from . import graph
+
+    emit("stage", "inspect")
+    return graph.nodes(path)
+
+
 def complete(artifact: Artifact, result: Mapping[str, Any]) -> None:
     """Adds to the manifest that the payload was executed after all, and where.
 

@@ -48,7 +48,7 @@ def count(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Any]:
     for node in model.graph:
         if node.domain != "" or node.op_type not in (*PRODUCTS, *_ON_INTEGERS):
             continue
-        share = shares.setdefault(_precision(node), Share())
+        share = shares.setdefault(precision(node), Share())
         share.nodes += 1
         found = macs(node, shapes)
         share.macs += found or 0
@@ -109,7 +109,8 @@ def _measured(node: ir.Node) -> list[ir.Value]:
     return [value for value in (*_operands(node), node.outputs[0]) if value is not None]
 
 
-def _precision(node: ir.Node) -> str:
+def precision(node: ir.Node) -> str:
+    """Returns what a product computes in: int8 where both operands come out of Q/DQ."""
     if node.op_type in _ON_INTEGERS or all(map(_is_integer, node.inputs[:2])):
         return "int8"
     dtype = node.outputs[0].dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)

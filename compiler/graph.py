@@ -40,6 +40,64 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def nodes(path: Path) -> list[dict[str, Any]]:
+    """Returns the nodes of the main graph in its order, without constants: what each is, gives and reads.
+
+    `inputs` are places in the list. `precision` is what a node computes in: int8 also where it is between Q/DQ.
+
+    Raises:
+        UsageError: it is not a valid ONNX model.
+    """
+    from ..passes import ORIGIN, InferShapes
+    from .frontends.onnx import read
+
+    model = read(path)
+    InferShapes()(model)
+    places: dict[ir.Value, int] = {}
+    known: dict[str, int] = {}
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        known[value.name or ""] = int(value.dtype or 0)
+    rows: list[dict[str, Any]] = []
+    for node in model.graph:
+        for index, value in enumerate(node.outputs):
+            known[value.name or ""] = int(value.dtype or 0) or _inferred_dtype(ir.to_proto(node), index, known)
+        if node.op_type == "Constant" and node.domain == "":
+            continue
+        places.update((value, len(rows)) for value in node.outputs)
+        dtype = ir.DataType(known[node.outputs[0].name or ""]).name.lower() if node.outputs else "undefined"
+        dtype = {"float": "float32", "undefined": "unknown"}.get(dtype, dtype)
+        shape = node.outputs[0].shape if node.outputs else None
+        rows.append({
+            "op": f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
+            "name": node.name or "",
+            "module": node.metadata_props.get(ORIGIN, ""),
+            "dtype": dtype,
+            "shape": None if shape is None else [_known_size(one) for one in shape],
+            "precision": _precision(node, dtype),
+            "inputs": sorted({places[value] for value in node.inputs if value is not None and value in places}),
+        })  # fmt: skip
+    return rows
+
+
+def _known_size(size: int | ir.SymbolicDim) -> int | str | None:
+    """A size or its name; None where onnx.shape_inference made the name up."""
+    value = size if isinstance(size, int) else size.value
+    return None if isinstance(value, str) and value.startswith("unk__") else value
+
+
+def _precision(node: ir.Node, dtype: str) -> str:
+    from . import effect
+
+    whole = (
+        node.op_type.startswith(("QLinear", "QGemm", "QAttention"))
+        or "Integer" in node.op_type
+        or dtype in ("int8", "uint8")
+    )
+    if whole or (node.domain == "" and node.op_type in effect.PRODUCTS and effect.precision(node) == "int8"):
+        return "int8"
+    return dtype
+
+
 def size(model: ir.Model) -> dict[str, Any]:
     """Returns the number of nodes, the nodes by operator and the bytes of the weights."""
     counts = operators(model)

@@ -145,6 +145,7 @@ def search(
         "labelled": data.labels is not None,
         "outputs": trial.judged,
         "evaluations": found.evaluations,
+        "costs": {name: round(cost, 8) for name, cost in found.costs.items()},
         "excluded": [
             {"name": name, "origin": trial.origins[name], "noise": round(found.costs.get(name, 0.0), 8)}
             for name in found.excluded

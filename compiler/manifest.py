@@ -10,6 +10,8 @@ from .cache import Entry
 from .recipe import Job
 
 _PLANC = "planc"
+_SEARCH = ("costs", "evaluations")
+"""What the search for layers in floating point tells of itself: report.json has it."""
 
 
 def of(job: Job, done: Mapping[str, Entry]) -> dict[str, Any]:
@@ -86,14 +88,14 @@ def _shown_spec(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantization(lowered: Mapping[str, Any], calibrated: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of a precision that is laid down in the graph."""
-    guarded = lowered["guarded"]
+    facts = lowered["guarded"]["facts"] if lowered["guarded"] else None
     kept = (row for row in lowered["lowered"]["layers"] if row["decision"] == "float")
     return {
         "products": lowered["lowered"]["effect"],
         "kept": [{"name": row["name"], "reason": row["reason"]} for row in kept],
         "dynamic": calibrated["dynamic"],
         "calibration": calibrated["calibration"],
-        "guard": {name: fact for name, fact in guarded["facts"].items() if name != "evaluations"} if guarded else None,
+        "guard": {name: fact for name, fact in facts.items() if name not in _SEARCH} if facts else None,
     }
 
 

@@ -118,6 +118,8 @@ def run(
                 "candidates": [*(choice.rows if choice else ()), *map(_failed, failures.items())],
                 "passes": best.done["optimize"].facts["report"]["passes"],
                 "modules": best.done["optimize"].facts["report"]["modules"],
+                "graph": {name: best.done["optimize"].facts["report"][name] for name in ("before", "after")},
+                "layers": _layers(best.done),
             }
             sources = _sources(job, built)
             list_excluded(best.job, best.done)
@@ -138,6 +140,15 @@ def run(
             artifact.require_replaceable(out)
             files.publish(payload, out)
             return Result(artifact.read(out), status, report, sources, label, made)
+
+
+def _layers(done: Done) -> list[dict[str, Any]]:
+    """What became of each layer where the graph lays down its precision; `noise` is its cost alone, where searched."""
+    if "lower" not in done:
+        return []
+    facts = done["lower"].facts
+    costs = ((facts["guarded"] or {}).get("facts") or {}).get("costs", {})
+    return [{**row, "noise": costs.get(row["name"])} for row in facts["lowered"]["layers"]]
 
 
 def through(

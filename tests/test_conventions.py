@@ -31,6 +31,8 @@ HEAVY = {
     "onnxruntime": set(),
     "openvino": set(),
     "onnxscript": set(),
+    "matplotlib": set(),
+    "jinja2": set(),
     "onnx": set(),
     "polygraphy": set(),
     "tensorrt": set(),

@@ -45,7 +45,7 @@ def test_exactly_the_package_ships(wheel: zipfile.ZipFile, repository: Path) -> 
         path.relative_to(repository)
         for folder in FOLDERS
         for path in (repository / folder).rglob("*")
-        if path.suffix in (".json", ".py", ".toml")
+        if path.suffix in (".jinja", ".json", ".py", ".toml")
     ]
     expected = {"__init__.py", "py.typed", *map(str, sources)}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -69,7 +69,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra", [])) == {
         "torch", "openvino", "tensorrt-rtx", "tensorrt", "gpu", "onnxruntime-openvino", "onnxruntime-tensorrt-rtx",
-        "dask", "s3", "watch", "test", "bench",
+        "dask", "s3", "watch", "report", "test", "bench",
     }  # fmt: skip
     assert "planc compile" in str(metadata.get_payload())
     (points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]

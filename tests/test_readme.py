@@ -59,6 +59,7 @@ def test_every_block_is_one_that_this_test_executes() -> None:
         "quantize",
         "verify",
         "inspect",
+        "report",
         "run",
         "bench",
         "diff",
@@ -93,7 +94,7 @@ def test_the_quick_start(tmp_path: Path) -> None:
     }
     names = {"net", "net-ort", "net-fp16", "net-portable", "net-int8", "net-int8-ort", "net-rtx", "net-l4", "net-auto"}
     assert made == names | jobs
-    assert {"ranges.json", "net.int8.onnx"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"ranges.json", "net.int8.onnx", "report.html", "net.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_make_test_runs_the_linters_and_pytest() -> None:

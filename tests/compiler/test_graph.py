@@ -51,10 +51,40 @@ def test_precision_is_counted_from_the_graph(conv_model: ir.Model) -> None:
     assert counts["weights_bytes"]["float"] == 4 * (16 * 27 + 16 * 5 + 5)
 
 
+def test_nodes(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = onnx_file(
+        tmp_path / "qdq.onnx",
+        """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        g (float[batch,2] x, float[2,2] w, float s, uint8 z, int8 i) => (float[batch,2] y, bool[batch,2] b) {
+          q = QuantizeLinear(x, s, z)
+          d = DequantizeLinear(q, s, z)
+          v = QuantizeLinear(w, s, i)
+          u = DequantizeLinear(v, s, i)
+          m = MatMul(d, u)
+          h = Cast <to = 10> (m)
+          f = com.microsoft.QuickGelu(h)
+          k = com.microsoft.QLinearAdd(q, s, z, q, s, z, s, z)
+          y = Relu(m)
+          b = Greater(y, m)
+        }""",
+    )
+    rows = graph.nodes(path)
+    assert [(row["op"], row["precision"]) for row in rows] == [
+        ("QuantizeLinear", "int8"), ("DequantizeLinear", "float32"), ("QuantizeLinear", "int8"),
+        ("DequantizeLinear", "float32"), ("MatMul", "int8"), ("Cast", "float16"),
+        ("com.microsoft.QuickGelu", "float16"), ("com.microsoft.QLinearAdd", "int8"), ("Relu", "float32"),
+        ("Greater", "bool"),
+    ]  # fmt: skip
+    assert [row["inputs"] for row in rows] == [[], [0], [], [2], [1, 3], [4], [5], [0], [4], [4, 8]]
+    assert (rows[4]["dtype"], rows[4]["shape"], rows[4]["module"]) == ("float32", ["batch", 2], "")
+
+
 def test_rubbish_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model at all")
     with pytest.raises(UsageError, match=r"bad\.onnx"):
         graph.describe(tmp_path / "bad.onnx")
+    with pytest.raises(UsageError, match=r"bad\.onnx"):
+        graph.nodes(tmp_path / "bad.onnx")
 
 
 def test_words_among_the_weights(onnx_file: Callable[..., Path], tmp_path: Path) -> None:

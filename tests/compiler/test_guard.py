@@ -64,6 +64,7 @@ def test_the_layer_that_costs_most_goes_back(target: str, graph: Path, data: str
     assert found.excluded == ("y",)
     (row,) = found.facts["excluded"]
     assert row["noise"] > 0.1
+    assert found.facts["costs"]["y"] == row["noise"] == max(found.facts["costs"].values())
     assert found.facts["loss"]["cosine=0.01"] <= 0.01
     assert found.facts["samples"] == 24
 

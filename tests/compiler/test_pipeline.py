@@ -39,6 +39,9 @@ def test_cpu_builds_both_and_keeps_the_faster(workshop: Path, tmp_path: Path) ->
     assert sorted(row["status"] for row in report["candidates"]) in (["kept", "not better"], ["kept", "slower"])
     for figures in report["latency"].values():
         assert figures["latency_p50_ms_low"] <= figures["latency_p50_ms"] <= figures["latency_p50_ms_high"]
+    assert report["graph"]["before"]["operators"]["BatchNormalization"] == 1
+    assert "BatchNormalization" not in report["graph"]["after"]["operators"]
+    assert report["layers"] == [], "no precision is laid down in a graph of fp32"
     assert report["seconds"]["total"] >= report["seconds"]["export"] > 0
     stages = [value for kind, value in events if kind == "stage"]
     assert stages.count("build") == 2
