@@ -224,23 +224,18 @@ def _origins(model: "ir.Model") -> dict[str, str]:
     from ..passes import ORIGIN
 
     found: dict[str, str] = {}
+    products: dict[ir.Node, str] = {}
     for node in model.graph.all_nodes():
         own = node.metadata_props.get(ORIGIN, "")
-        found |= {value.name: _product(node).metadata_props.get(ORIGIN) or own for value in node.outputs if value.name}
-        found |= {node.name: own} if node.name else {}
+        makers = [value.producer() for value in node.inputs if value is not None and len(value.uses()) == 1]
+        fused = (products[one] for one in makers if one in products) if node.op_type in _FUSED else iter(())
+        made = own if node.op_type in _PRODUCTS else next(fused, "")
+        if made:
+            products[node] = made
+        found |= {value.name: made or own for value in node.outputs if value.name}
+        if node.name:
+            found[node.name] = own
     return {name: origin for name, origin in found.items() if origin}
-
-
-def _product(node: "ir.Node") -> "ir.Node":
-    """The product that a node is the activation or the sum of; itself where there is none."""
-    at = node
-    while at.op_type in _FUSED:
-        makers = [value.producer() for value in at.inputs if value is not None and len(value.uses()) == 1]
-        inner = [one for one in makers if one is not None and one.op_type in {*_FUSED, *_PRODUCTS}]
-        if not inner:
-            return node
-        at = inner[0]
-    return at if at.op_type in _PRODUCTS else node
 
 
 def _by_module(origins: Mapping[str, str]) -> dict[str, list[str]]:
