@@ -1,12 +1,13 @@
 """The ONNX project's node cases in TensorRT-RTX: planc's passes lose none, and its verdict is the builder's.
 
-The parser sees all cases, the builder one of each operator; `python -m bench verdicts` gives it all of them.
+The parser sees every second case, the builder one of each operator of these; `python -m bench verdicts` gives both all.
 """
 
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +18,10 @@ from planc.compiler import doctor, worker
 from planc.compiler.errors import WorkerDied
 from planc.compiler.target import find_target
 
-LEAST_PARSED = 1042
-"""Of 1,884 cases, with TensorRT-RTX 1.7: fewer would mean that a pass made a model less buildable."""
-LEAST_BUILT = 190
-"""Of 280 cases, one of each operator. Two of Einsum in float64, which would become float32, are refused."""
+LEAST_PARSED = 547
+"""Of 942 cases, with TensorRT-RTX 1.7: fewer would mean that a pass made a model less buildable."""
+LEAST_BUILT = 144
+"""Of 219 cases, one of each operator. Two of Einsum in float64, which would become float32, are refused."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def verdicts(repository: Path) -> ModuleType:
 def test_passes_lose_nothing_and_the_verdict_is_the_builders(
     verdicts: ModuleType, tell_plans: Callable[[str], None]
 ) -> None:
-    models = verdicts.cases()
+    models = dict(islice(verdicts.cases().items(), None, None, 2))
     found = dict(verdicts.judge(models, build=set(verdicts.one_of_each(models))))
     for line in verdicts.summary(found):
         tell_plans(line)

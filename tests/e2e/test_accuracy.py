@@ -167,8 +167,8 @@ def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: Module
     sizes = ("--dim", "batch=1..256@16")
     frames = ("--input", "frames=float32[batch,1024]")
     _call("export", f"{repository}/bench/models.py:crepe_tiny", *frames, *sizes, "-o", graph, cwd=folder)
-    sound, pitches = data.tones(2000, seed=0)
-    parts = [sound[start : start + 200] for start in range(0, 2000, 200)]
+    sound, pitches = data.tones(1000, seed=0)
+    parts = [sound[start : start + 200] for start in range(0, 1000, 200)]
 
     def accuracy(path: Path, load: Callable[[Path], Callable[..., np.ndarray]] = _runner) -> float:
         run = load(path)

@@ -42,11 +42,6 @@ class Net:
 NETS = {
     "efficientnet_lite0": Net(("x=float32[batch,3,224,224]",), ("batch=1..4@1",), 50),
     "crepe_tiny": Net(("frames=float32[batch,1024]",), ("batch=1..64@16",), 7),
-    "minilm": Net(
-        ("input_ids=int64[batch,seq]:0..30521", "attention_mask=int64[batch,seq]:1..1"),
-        ("batch=1..4@1", "seq=8..128@64"),
-        37,
-    ),
     "gpt2_step": Net(
         ("ids=int64[batch,1]:0..50256", "past=float32[6,2,batch,6,past,64]"), ("batch=1..2@1", "past=1..128@64"), 37
     ),
@@ -86,11 +81,11 @@ def _compile(source: Path, net: Net, out: Path, *words: object) -> tuple[dict[st
     return manifest, manifest["files"]["model.plan"]["bytes"] / source.stat().st_size
 
 
-@pytest.mark.parametrize(("name", "most"), [("minilm", 0.56), ("gpt2_step", 0.86)])
+@pytest.mark.parametrize(("name", "most"), [("gpt2_step", 0.86)])
 def test_half_the_precision_is_half_the_size(
     name: str, most: float, graph: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Dynamic batch and sequence, and a KV cache that grows by one; TensorRT stores GPT-2's tied weight twice."""
+    """A KV cache that grows by one; TensorRT stores GPT-2's tied weight twice. `python -m bench plans` has seven models."""
     manifest, share = _compile(graph(name), NETS[name], tmp_path / "out", "-p", "fp16")
     effective = manifest["effective_precision"]
     assert effective["products"] == {"float16": NETS[name].products}
