@@ -85,7 +85,7 @@ def _compile(source: Path, net: Net, out: Path, *words: object) -> tuple[dict[st
 def test_half_the_precision_is_half_the_size(
     name: str, most: float, graph: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A KV cache that grows by one; TensorRT stores GPT-2's tied weight twice. `python -m bench plans` has seven models."""
+    """A KV cache that grows by one; TensorRT stores GPT-2's tied weight twice (bench plans: seven models)."""
     manifest, share = _compile(graph(name), NETS[name], tmp_path / "out", "-p", "fp16")
     effective = manifest["effective_precision"]
     assert effective["products"] == {"float16": NETS[name].products}
