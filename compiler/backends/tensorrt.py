@@ -231,17 +231,9 @@ def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarr
         Unavailable: as `load`.
         BuildFailed: as `load`.
     """
-    context, run = _activate(folder, session)
+    context, run = _activate(folder, {**session, "cuda_graphs": False})  # a captured graph tells of no layers
     times: dict[str, list[float]] = {}
-
-    class Times(FLAVOURS[session["flavour"]].load().IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()  # the bindings want it said
-
-        def report_layer_time(self, name: str, ms: float) -> None:
-            times.setdefault(name, []).append(ms)
-
-    context.profiler = Times()
+    _listen(FLAVOURS[session["flavour"]].load(), context, times)
     for _ in range(_WARM_UP + runs):
         run(arrays)
     made = provider(session)
@@ -252,6 +244,19 @@ def profile(folder: Path, session: Mapping[str, Any], arrays: "Sequence[np.ndarr
         )
         for name, some in times.items()
     ]  # fmt: skip
+
+
+def _listen(library: Any, context: Any, times: dict[str, list[float]]) -> None:
+    """Lets the context tell the ms of each layer after each call."""
+
+    class Listener(library.IProfiler):  # type: ignore[misc]  # of the library that is imported late
+        def __init__(self) -> None:
+            library.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times.setdefault(layer_name, []).append(ms)
+
+    context.profiler = Listener()
 
 
 def _activate(folder: Path, session: Mapping[str, Any]) -> tuple[Any, Runner]:

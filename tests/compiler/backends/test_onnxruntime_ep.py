@@ -74,6 +74,14 @@ def test_the_nodes_are_counted_and_the_session_runs(
 
 
 @pytest.mark.usefixtures("providers")
+def test_the_profile_of_a_session(workshop: Path, tmp_path: Path, image: np.ndarray) -> None:
+    built = _build(workshop / "conv.onnx", tmp_path / "out", provider="cuda")
+    seen = backend.profile(tmp_path / "out", built.session, [image], 10)
+    assert {one.provider for one in seen} == {backend.provider(built.session)} == {"CPUExecutionProvider"}
+    assert "Conv" in {one.op for one in seen}
+
+
+@pytest.mark.usefixtures("providers")
 def test_what_a_provider_leaves_to_others_is_an_error_unless_it_is_allowed(
     workshop: Path, tmp_path: Path, image: np.ndarray
 ) -> None:
@@ -248,6 +256,14 @@ def test_openvino_runs_every_node(
     session = package.load(artifact)
     for part in (image, image[:1]):
         np.testing.assert_allclose(session(x=part)["y"], infer(workshop / "conv.onnx", x=part)[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("openvino")
+def test_openvino_is_profiled(artifact: Path, image: np.ndarray) -> None:
+    session = _manifest(artifact)["session"]
+    seen = backend.profile(artifact, session, [image], 10)
+    assert {one.provider for one in seen} == {backend.provider(session)}
+    assert sum(one.ms for one in seen) > 0
 
 
 @pytest.mark.usefixtures("openvino")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -404,6 +405,14 @@ class TestTable:
         known = {name.lower() for name in library.ComputeCapability.__members__ if name.startswith("SM")}
         assert known == set(_flavours.FLAVOURS["tensorrt-rtx"].archs)
 
+    def test_the_profiler_of_the_library_is_heard(self) -> None:
+        seen: dict[str, list[float]] = {}
+        context = SimpleNamespace(profiler=None)
+        tensorrt._listen(_flavours.FLAVOURS["tensorrt-rtx"].load(), context, seen)
+        for ms in (1.0, 2.0):
+            context.profiler.report_layer_time("conv + relu", ms)
+        assert seen == {"conv + relu": [1.0, 2.0]}
+
     def test_a_profile_is_found_by_shape(self) -> None:
         profiles = [{"x": [[size, 3], [size, 3], [size, 3]]} for size in (1, 4)]
         assert tensorrt._profile_of(profiles, {"x": np.zeros((4, 3))}) == 1
@@ -416,6 +425,22 @@ def test_load_needs_a_gpu(workshop: Path, tmp_path: Path) -> None:
     built = _build(workshop / "conv.onnx", tmp_path / "out")
     with pytest.raises(Unavailable, match="runs on a GPU of sm86"):
         tensorrt.load(tmp_path / "out", built.session)
+
+
+@pytest.mark.gpu
+@gpu
+def test_the_profiler_tells_the_layers(workshop: Path, tmp_path: Path, image: np.ndarray) -> None:
+    built = _build(workshop / "conv.onnx", tmp_path / "out", f"tensorrt-rtx:{_flavours.architectures()[0]}")
+    seen = tensorrt.profile(tmp_path / "out", built.session, [image], 10)
+    assert seen
+    assert all(one.ms > 0 and one.provider == tensorrt.provider(built.session) for one in seen)
+
+
+@no_gpu
+def test_the_profiler_needs_a_gpu(workshop: Path, tmp_path: Path, image: np.ndarray) -> None:
+    built = _build(workshop / "conv.onnx", tmp_path / "out")
+    with pytest.raises(Unavailable, match="runs on a GPU of sm86"):
+        tensorrt.profile(tmp_path / "out", built.session, [image], 10)
 
 
 @pytest.mark.gpu
