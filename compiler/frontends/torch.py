@@ -31,6 +31,8 @@ from ._module import Loaded, load_module, source_files
 from ._program import load_program
 
 OPSET = 20
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
+"""What torch.export writes for a node that no module made."""
 
 
 def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
@@ -167,7 +169,7 @@ def _keep_origins(model: ir.Model) -> None:
     origins = {}
     for node in all_nodes(model):
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        origins[node] = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+        origins[node] = next((scope for scope in reversed(scopes[:-1]) if scope not in ("", _NOWHERE)), "")
     StripMetadata()(model)
     for node, origin in origins.items():
         if origin:

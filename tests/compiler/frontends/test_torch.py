@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from planc.compiler import recipe
 from planc.compiler.errors import BuildFailed, UsageError
 from planc.compiler.frontends import Exported
 from planc.compiler.frontends import torch as frontend
+from planc.passes import ORIGIN
 
 MODELS = """\
 import torch
@@ -220,6 +222,17 @@ def test_modules_of_nodes_are_kept(export: Callable[..., Exported]) -> None:
 
     made = export("zoo.py:Scale", "x=float32[2,4]")
     assert "lin" in {node.metadata_props.get(ORIGIN) for node in ir.load(made.path).graph}
+
+
+def test_what_torch_writes_for_no_module_is_none() -> None:
+    told = {"made": "['', 'block', 'block.conv', 'conv2d']", "unmade": f"['', 'block', '{frontend._NOWHERE}', 'add']"}
+    nodes = [
+        ir.node("Relu", [ir.Value(name="x")], name=name, metadata_props={"pkg.torch.onnx.name_scopes": scopes})
+        for name, scopes in told.items()
+    ]
+    model = ir.Model(ir.Graph([], [], nodes=nodes), ir_version=10)
+    frontend._keep_origins(model)
+    assert [node.metadata_props.get(ORIGIN) for node in nodes] == ["block.conv", "block"]
 
 
 @pytest.fixture(scope="module")
