@@ -117,7 +117,9 @@ def run(
                 elif isinstance(result, list):
                     made[task.name] = result
             if fail_fast and any(row.status == "failed" for row in rows.values()):
-                for task in waiting.values():
+                queued = {future: task for future, task in running.items() if future.cancel()}
+                running = {future: task for future, task in running.items() if future not in queued}
+                for task in (*waiting.values(), *queued.values()):
                     if task.job:
                         finish(Outcome(task.name, "skipped", reason="another job failed, and --fail-fast says to stop"))
                 waiting.clear()

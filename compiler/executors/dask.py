@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,7 @@ class Dask:
             self.cluster.close()
 
     def _run(self, task: Task, future: "Future[Any]") -> None:
+        future.set_running_or_notify_cancel()  # the scheduler has it from here on
         try:
             future.set_result(self._result(task))
         except BaseException as error:
@@ -183,29 +184,29 @@ class Dask:
             key=key, resources=dict(resources), pure=False,
         )  # fmt: skip
         self.waiting[key] = there
+        ended = threading.Event()
+        there.add_done_callback(lambda _: ended.set())
         lost = time.monotonic()
         try:
-            while True:
-                try:
-                    return there.result(timeout=_LOOK_SECONDS)  # type: ignore[no-any-return]
-                except TimeoutError:
-                    if self.stopped:
-                        raise Stopped from None
-                    if self._fitting(task):
-                        lost = time.monotonic()
-                    elif time.monotonic() - lost > _GONE_SECONDS:
-                        raise self._missing(task) from None
-                    self._require_alive(task)
+            while not ended.wait(_LOOK_SECONDS):
+                if self.stopped:
+                    raise Stopped
+                if self._fitting(task):
+                    lost = time.monotonic()
+                elif time.monotonic() - lost > _GONE_SECONDS:
+                    raise self._missing(task)
+                self._require_alive(task)
+            if there.status != "cancelled":
+                return there.result()  # type: ignore[no-any-return]
+            if self.stopped:
+                raise Stopped
+            if self.client.status != "running":
+                raise Unavailable("the scheduler is gone", hint="Start it again, and planc build: what is made is kept")
+            return "damaged", "the scheduler let go of the task"  # it lost this client for a moment: once more
         except KilledWorker as error:
             raise WorkerDied(
                 f"every worker that ran it died, {error.last_worker.address} last",
                 hint="Look at the workers' logs, or set memory in [target.NAME]",
-            ) from error
-        except CancelledError as error:
-            if self.stopped:
-                raise Stopped from error
-            raise Unavailable(
-                "the scheduler is gone", hint="Start it again, and planc build: what is made is kept"
             ) from error
         except ImportError as error:
             raise Unavailable(

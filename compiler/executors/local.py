@@ -82,13 +82,18 @@ class Local:
                 on_event(kind, value)
 
         def may_begin() -> bool:
-            return self.stopped or (self.running < most and share <= self.free and self._is_allowed())
+            return (
+                self.stopped
+                or future.cancelled()
+                or (self.running < most and share <= self.free and self._is_allowed())
+            )
 
         with self.changed:
             while not self.changed.wait_for(may_begin, _LOOK_SECONDS if self.jobserver else None):
                 pass
             if self.stopped:
                 future.cancel()
+            if not future.set_running_or_notify_cancel():
                 return
             self.running += 1
             self.free -= share
