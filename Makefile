@@ -14,8 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.ready
 	$(BIN)/python examples/01_two_targets/compare.py
 
+# OpenMP's threads spin: those of two tests at once would take the cores from each other.
 test: $(VENV)/.ready lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' --durations 15
 	$(BIN)/pytest -m alone
 
 lint: $(VENV)/.ready
