@@ -1,8 +1,9 @@
 """Which of several ways to run a model is kept: `-t cpu` chooses the backend, `-p auto` the precision and threads, too.
 
-Candidates are built through the store, held to the bounds, and measured in turns, each in new processes, in heats of
-growing length: who is clearly slower leaves early (successive halving, arXiv:1502.07943). Each heat is kept in the
-store, so that a search that was stopped goes on, and one that is repeated measures nothing.
+Candidates are built through the store, held to the bounds, and measured in turns in heats, each time in a new process:
+half of them leave after each heat, and who is clearly slower (successive halving, arXiv:1502.07943; races, Maron and
+Moore 1993). Each heat is kept in the store, so that a search that was stopped goes on, and one that is repeated
+measures nothing.
 """
 
 import math
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from .rounds import Measured
 
 MEASURE = "measure"
-_HEATS = ((1, 0.3), (2, 0.6), (3, 1.0))
-"""Processes of each candidate, and seconds of measuring for each."""
-_NEAR = 1.03
-"""Who takes at most so many times as long as the fastest stays, beside the faster half and the fastest float."""
-_TIE = 0.97
+_HEATS = ((0.2, 1.2), (0.35, 1.07), (0.5, 1.0))
+"""Seconds of measuring for each candidate; who takes more than so many times as long as the fastest leaves then."""
+_CLOSE = 1.03
+"""Who takes at most so many times as long as the fastest stays beside the faster half."""
+_BEATEN = 1.3
+"""The fastest in floating point stays until it takes so many times as long as an INT8."""
+_TIE = 0.98
 """Who takes a larger share of the time of an earlier candidate does not replace it: floating point comes first."""
 
 
@@ -188,12 +191,14 @@ def best(
     limits: Limits,
     on_event: Emit | None,
 ) -> Choice:
-    """Measures candidates in heats and returns the one to keep, by the last heat alone: machines change between heats.
+    """Measures candidates in heats and returns the one to keep.
+
+    Machines change between heats, and candidates are compared only by heats in which all of them ran.
 
     Args:
         found: the first one wins a near tie.
         objective: "latency", "throughput" or "size".
-        variants: of a candidate that is in the last heat, and are in it too.
+        variants: of the candidate that won the first heat, and run from the second one on.
         store: keeps the heats.
         limits: of the worker that measures.
         on_event: receives the stage.
@@ -201,18 +206,15 @@ def best(
     left, everyone, made = list(found), list(found), False
     rows: dict[str, dict[str, float]] = {}
     folders: dict[str, Path] = {}
-    heats = _HEATS[-1:] if objective == "size" else _HEATS
-    for number, (processes, seconds) in enumerate(heats, 1):
-        if number == len(heats):
-            fresh = [other for one in left for other in variants(one)]
-            left, everyone = [*left, *fresh], [*everyone, *fresh]
+    heats: list[Mapping[str, float]] = []
+    for number, (seconds, near) in enumerate(_HEATS, 1):
         if len(left) == 1 and rows:
             continue
         components = {
             **keys.machine(MEASURE),
             "payloads": {one.label: dict(one.payload) for one in left},
             "objective": objective,
-            "heat": [number, processes, seconds],
+            "heat": [number, seconds],
         }
         entry = store.find(key_of(components), lambda _: True)
         if entry is None:
@@ -220,23 +222,23 @@ def best(
             for one in left:
                 folders[one.label] = folders.get(one.label) or one.unpack()
             running = {one.label: folders[one.label] for one in left}
-            figures = worker.call(
-                _heat, running, processes, seconds * len(left), objective, limits=limits, on_event=on_event
-            )
+            figures = worker.call(_heat, running, seconds * len(left), objective, limits=limits, on_event=on_event)
             entry = store.save(Entry(MEASURE, "", components, {}, {}, {"latency": figures}), {})
         heat = entry.facts["latency"]
-        costs = {one.label: cost(heat[one.label], objective) for one in left}
+        heats.append({one.label: cost(heat[one.label], objective) for one in left})
+        costs = together(heats, heats[-1])
         for name, value in costs.items():
             rows[name] = {**heat[name], "heat": number, "times_fastest": round(value / min(costs.values()), 4)}
-        if number < len(heats):
-            stays = survivors(costs, {one.label for one in left if one.floating})
-            left = [one for one in left if one.label in stays]
-    latency = {one.label: rows[one.label] for one in left}
-    kept = decide(left, latency, objective)
+        if number < len(_HEATS) and objective != "size":
+            stays = survivors(costs, near, {one.label for one in left if one.floating})
+            fresh = [other for one in left if number == 1 and one.label in leaders(costs) for other in variants(one)]
+            left, everyone = [*(one for one in left if one.label in stays), *fresh], [*everyone, *fresh]
+    costs = {one.label: rows[one.label]["times_fastest"] for one in left}
+    kept = decide(left, costs, objective)
     told = [
         {
             "name": one.label,
-            "status": _status(one, kept, latency, objective),
+            "status": _status(one, kept, costs, objective),
             **rows[one.label],
             "size_bytes": one.bytes,
             "cosine": one.accuracy,
@@ -251,23 +253,35 @@ def cost(figures: Mapping[str, float], objective: str) -> float:
     return 1e3 / figures["throughput_per_s"] if objective == "throughput" else figures["latency_p50_ms"]
 
 
-def survivors(costs: Mapping[str, float], floating: Collection[str] = ()) -> set[str]:
-    """Returns the faster half of the candidates, who is near the fastest, and the fastest in floating point.
+def together(heats: Sequence[Mapping[str, float]], names: Collection[str]) -> dict[str, float]:
+    """Returns the geometric mean of the costs of some candidates over the heats in which all of them ran."""
+    shared = [heat for heat in heats if all(name in heat for name in names)]
+    return {name: math.exp(sum(math.log(heat[name]) for heat in shared) / len(shared)) for name in names}
+
+
+def leaders(costs: Mapping[str, float]) -> set[str]:
+    """Returns the candidates whose variants are worth a try."""
+    return {min(costs, key=lambda name: costs[name])}
+
+
+def survivors(costs: Mapping[str, float], near: float, floating: Collection[str] = ()) -> set[str]:
+    """Returns who is near the fastest (half of all, or very near), and the fastest float unless it is beaten.
 
     The last one is what an INT8 is held against in the last heat.
     """
     ranked = sorted(costs, key=lambda name: costs[name])
-    near = _NEAR * costs[ranked[0]]
-    beside = [name for name in ranked if name in floating][:1]
-    return {*ranked[: math.ceil(len(ranked) / 2)], *(name for name in ranked if costs[name] <= near), *beside}
+    fastest = costs[ranked[0]]
+    half = math.ceil(len(ranked) / 2)
+    ahead = [name for index, name in enumerate(ranked) if costs[name] <= fastest * (near if index < half else _CLOSE)]
+    beside = [name for name in ranked if name in floating and costs[name] <= _BEATEN * fastest][:1]
+    return {*ahead, *beside}
 
 
-def decide(left: Sequence[Candidate], latency: Mapping[str, Mapping[str, float]], objective: str) -> str:
+def decide(left: Sequence[Candidate], costs: Mapping[str, float], objective: str) -> str:
     """Returns the label of the candidate to keep: of those that were measured to the end.
 
     An INT8 that is not faster than each one in floating point is never kept.
     """
-    costs = {one.label: cost(latency[one.label], objective) for one in left}
     floats = [costs[one.label] for one in left if one.floating]
     able = [one for one in left if one.floating or not floats or costs[one.label] < _TIE * min(floats)]
     if objective == "size":
@@ -279,26 +293,24 @@ def decide(left: Sequence[Candidate], latency: Mapping[str, Mapping[str, float]]
     return chosen.label
 
 
-def _status(one: Candidate, kept: str, latency: Mapping[str, Mapping[str, float]], objective: str) -> str:
-    """What became of a candidate; `latency` has those of the last heat."""
+def _status(one: Candidate, kept: str, costs: Mapping[str, float], objective: str) -> str:
+    """What became of a candidate; `costs` has those of the last heat."""
     if one.label == kept:
         return "kept"
-    if one.label not in latency or cost(latency[one.label], objective) >= cost(latency[kept], objective):
+    if one.label not in costs or costs[one.label] >= costs[kept]:
         return "slower"
     return "larger" if objective == "size" else "not better"
 
 
-def _heat(
-    folders: Mapping[str, Path], processes: int, seconds: float, objective: str, *, emit: Emit
-) -> dict[str, dict[str, float]]:
-    """Measures artifacts in turns (in a worker); returns figures by label."""
+def _heat(folders: Mapping[str, Path], seconds: float, objective: str, *, emit: Emit) -> dict[str, dict[str, float]]:
+    """Measures artifacts in turns, a process of each (in a worker); returns figures by label."""
     from . import rounds
 
     emit("stage", MEASURE)
     subjects = [Subject(name, "artifact", str(folder)) for name, folder in folders.items()]
     with tempfile.TemporaryDirectory(prefix="planc-choose-") as place:
         inputs = _inputs(next(iter(folders.values())), Path(place))
-        found = rounds.measure(subjects, Setting(), inputs, seconds=seconds, processes=processes, emit=lambda *_: None)
+        found = rounds.measure(subjects, Setting(), inputs, seconds=seconds, processes=1, emit=lambda *_: None)
         made = {name: _figures(one) for name, one in found.items()}
         if objective == "throughput":
             setting = Setting(threads=1, streams=host.cores())
