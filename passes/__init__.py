@@ -12,6 +12,7 @@ from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
 from .convert_precision import ConvertPrecision
+from .delay_batch_norm import DelayBatchNorm
 from .fold_constants import FoldConstants
 from .fold_quantized_weights import FoldQuantizedWeights
 from .fold_shapes import FoldShapes
@@ -24,6 +25,7 @@ from .fuse_layer_norm import FuseLayerNorm
 from .fuse_pad import FusePad
 from .fuse_rms_norm import FuseRmsNorm
 from .fuse_rotary import FuseRotary
+from .fuse_scale_conv import FuseScaleConv
 from .group_queries import GroupQueries
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
@@ -42,6 +44,7 @@ from .separate_zero_points import SeparateZeroPoints
 from .simplify_attention import SimplifyAttention
 from .smooth_activations import SmoothActivations, channelled, smoothed_name
 from .strip_metadata import StripMetadata
+from .turn_convolutions import TurnConvolutions
 from .upgrade_opset import UpgradeOpset
 
 __all__ = [
@@ -97,13 +100,17 @@ _ORDER: tuple[Pass, ...] = (
     PushTransposes(),
     RemoveNoops(),
     FusePad(),
+    TurnConvolutions(),
+    PushTransposes(),
     FuseConvScale(),
     FuseConvBn(),
     FuseConvScale(),  # what was behind a BatchNormalization
+    DelayBatchNorm(),
     FuseGelu(),
     FuseHardSwish(),
     FuseLayerNorm(),
     FuseRmsNorm(),
+    FuseScaleConv(),  # what is no part of a function
     MergeMatmuls(),
     LiftConstants(),
     FoldQuantizedWeights(),

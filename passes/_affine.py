@@ -1,4 +1,4 @@
-"""Folding y * scale + shift, per channel, into the weights and the bias of the operator that computes y."""
+"""Folding a scale and a shift per channel into the weights and the bias of the operator before them, or behind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,6 +150,65 @@ def fold(home: ir.Graph, last: ir.Node, found: Linear, scale: np.ndarray | None,
     if made and found.pair is not None:
         graph.insert_before(new, made)
         graph.remove(found.pair[::-1], safe=True)
+
+
+def convolution(node: ir.Node) -> Linear:
+    """Returns a Conv whose input may be scaled and shifted; `axis` and `channels` are those of its input.
+
+    Raises:
+        Miss: its weight or bias is no constant, or may not change.
+    """
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    for operand in (weight, bias) if bias is not None else (weight,):
+        if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
+            raise Miss(f"the operand {text(operand)} of the Conv is no constant")
+        if operand.const_value.dtype not in _FLOATS:
+            raise Miss("the weight is not of a floating-point type")
+    assert weight is not None and weight.const_value is not None
+    shape = weight.const_value.shape.numpy()
+    require(len(shape) > 2, "the weight is no kernel")
+    require_copyable(weight)
+    return Linear(node, weight, bias, 1, shape[1] * node.attributes.get_int("group", 1))
+
+
+def fold_before(home: ir.Graph, found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> None:
+    """Makes a Conv compute on x what it computed on x * scale + shift, by its weight and its bias.
+
+    Args:
+        home: the main graph, which gets what is new.
+        found: the convolution, without padding where there is a shift.
+        scale: of shape [channels] of its input; None for 1.
+        shift: the same; None for 0.
+
+    Raises:
+        Miss: the type of the weight cannot hold the result. Nothing is changed.
+    """
+    node, old = found.node, found.weight.const_value
+    assert old is not None
+    shape, group = old.shape.numpy(), node.attributes.get_int("group", 1)
+    grouped = (group, -1, *shape[1:])
+    per_input = (group, 1, shape[1], *[1] * (len(shape) - 2))
+    weight: ir.TensorProtocol | None = None
+    if scale is not None:
+        require(abs(scale).max(initial=0) <= _GREATEST, "the constant is too great")
+        make = partial(_scaled, old, grouped, scale.reshape(per_input))
+        half = old.dtype is ir.DataType.FLOAT16
+        weight = make() if half else ir.LazyTensor(make, old.dtype, ir.Shape(shape), name=found.weight.name)
+    name = f"{node.outputs[0].name}"
+    operands = list(node.inputs)
+    if shift is not None:
+        wide = own_view(old).numpy().astype(np.float64).reshape(grouped) * shift.reshape(per_input)
+        added = wide.sum(axis=tuple(range(2, wide.ndim))).reshape(-1)
+        if found.bias is not None:
+            added = added + _array(found.bias).astype(np.float64)
+        with np.errstate(over="ignore"):
+            bias = added.astype(_dtype(found.weight))
+        require(np.isfinite(bias.astype(np.float64)).all(), "the new bias is not finite")
+        operands[2:] = [new_constant(home, f"{name}_bias", bias)]
+    operands[1] = _updated(home, found.weight, weight, f"{name}_weight")
+    node.resize_inputs(len(operands))
+    for index, operand in enumerate(operands):
+        node.replace_input_with(index, operand)
 
 
 def _scaled_pair(home: ir.Graph, weight: ir.Value | None, found: Linear, scale: np.ndarray | None) -> list[ir.Node]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ._constants import constant
+from ._constants import constant, new_constant
 
 Perm = tuple[int, ...]
 """Axis i of a transposed value is axis perm[i] of the original."""
@@ -26,6 +26,11 @@ _REDUCE = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
+
+_SPATIAL = (
+    "AveragePool", "BatchNormalization", "GlobalAveragePool", "GlobalMaxPool", "InstanceNormalization", "MaxPool",
+)  # fmt: skip
+"""Not Conv: how its kernel lies is decided by what is fast, see turn_convolutions.py."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,23 @@ def compose(first: Perm, second: Perm) -> Perm:
 def back(array: np.ndarray, perm: Perm) -> np.ndarray:
     """Undoes `perm` on a constant that is broadcast to a value of as many dimensions."""
     return array.reshape((1,) * (len(perm) - array.ndim) + array.shape).transpose(inverse(perm))
+
+
+def rewrite(home: ir.Graph, node: ir.Node, one: Change, perm: Perm) -> None:
+    """Gives a node the constants and attributes that it needs without the Transposes before it."""
+    for index in one.constants:
+        value = node.inputs[index]
+        assert value is not None and value.const_value is not None
+        array = np.ascontiguousarray(back(value.const_value.numpy(), perm))
+        node.replace_input_with(index, new_constant(home, f"{value.name}_turned", array))
+    for index, array in one.operands.items():
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, new_constant(home, f"{node.outputs[0].name}_operand", array))
+    for name, content in one.attributes.items():
+        node.attributes[name] = (
+            ir.AttrInt64(name, content) if isinstance(content, int) else ir.AttrInt64s(name, content)
+        )
 
 
 def _data_only(perms: Sequence[Perm | None]) -> bool:
@@ -161,6 +183,22 @@ def _pad(node: ir.Node, perm: Perm, perms: Sequence[Perm | None]) -> Change | No
     return Change(perm, operands={1: turned})
 
 
+def spatial(node: ir.Node, perm: Perm, perms: Sequence[Perm | None]) -> Change | None:
+    """For convolutions, pools and normalization by channel: where only the axes behind the channels change places."""
+    if perm[:2] != (0, 1) or len(perm) < 3 or not _data_only(perms) or len(node.outputs) != 1:
+        return None
+    order = [axis - 2 for axis in inverse(perm)[2:]]
+    attributes: dict[str, int | list[int]] = {}
+    for name in ("kernel_shape", "strides", "dilations", "pads"):
+        if name in node.attributes:
+            content = np.reshape(node.attributes[name].as_ints(), (-1, len(order)))
+            attributes[name] = [int(number) for number in content[:, order].reshape(-1)]
+    if node.op_type != "Conv":
+        return Change(perm, attributes=attributes)
+    weight = constant(node.inputs[1], most_bytes=_LARGEST)
+    return None if weight is None or weight.ndim != len(perm) else Change(perm, (1,), attributes=attributes)
+
+
 def _axes(node: ir.Node) -> list[int] | None:
     """The axes of a Reduce or Squeeze, an attribute once and an operand now; None where they are computed."""
     if "axes" in node.attributes:
@@ -186,6 +224,7 @@ def _without(perm: Perm, axes: Sequence[int]) -> Perm | None:
 _RULES: dict[str, Callable[[ir.Node, Perm, Sequence[Perm | None]], Change | None]] = {
     **dict.fromkeys(_BROADCAST, _broadcast),
     **dict.fromkeys(_REDUCE, _reduce),
+    **dict.fromkeys(_SPATIAL, spatial),
     **dict.fromkeys(_UNARY, _unary),
     "ArgMax": _arg,
     "ArgMin": _arg,

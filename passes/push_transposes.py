@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import new_constant
 from ._islands import Island, is_identity, islands, outside, perm_of
-from ._layouts import Change, Perm, back, inverse
+from ._layouts import Perm, inverse, rewrite
 from ._walk import all_graphs
 
 _LEAST_OPSET = 13  # before it, Softmax flattens what is behind its axis
@@ -55,7 +53,7 @@ def _change(home: ir.Graph, graph: ir.Graph | ir.Function, island: Island) -> No
     perms: dict[ir.Value, Perm | None] = {source.outputs[0]: perm_of(source) for source in island.sources}
     for node, one in island.nodes.items():
         perm = next(found for value in node.inputs if value is not None and (found := perms.get(value)) is not None)
-        _rewrite(home, node, one, perm)
+        rewrite(home, node, one, perm)
         for index, value in enumerate(node.inputs):
             if value is not None and value in before:
                 node.replace_input_with(index, before[value])
@@ -68,23 +66,6 @@ def _change(home: ir.Graph, graph: ir.Graph | ir.Function, island: Island) -> No
     for source in island.sources:
         if not source.outputs[0].uses() and not source.outputs[0].is_graph_output():
             graph.remove(source, safe=True)
-
-
-def _rewrite(home: ir.Graph, node: ir.Node, one: Change, perm: Perm) -> None:
-    """Gives a node the constants and attributes that it needs without the Transposes before it."""
-    for index in one.constants:
-        value = node.inputs[index]
-        assert value is not None and value.const_value is not None
-        array = np.ascontiguousarray(back(value.const_value.numpy(), perm))
-        node.replace_input_with(index, new_constant(home, f"{value.name}_turned", array))
-    for index, array in one.operands.items():
-        if index >= len(node.inputs):
-            node.resize_inputs(index + 1)
-        node.replace_input_with(index, new_constant(home, f"{node.outputs[0].name}_operand", array))
-    for name, content in one.attributes.items():
-        node.attributes[name] = (
-            ir.AttrInt64(name, content) if isinstance(content, int) else ir.AttrInt64s(name, content)
-        )
 
 
 def _settle(graph: ir.Graph | ir.Function, value: ir.Value, perm: Perm, island: Island) -> None:
