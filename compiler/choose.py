@@ -29,6 +29,8 @@ _HEATS = ((0.2, 1.2), (0.35, 1.07), (0.5, 1.0))
 """Seconds of measuring for each candidate; who takes more than so many times as long as the fastest leaves then."""
 _CLOSE = 1.03
 """Who takes at most so many times as long as the fastest stays beside the faster half."""
+_WARM_UP = 0.3
+"""Seconds at most until a process settles, beside its share: on a machine with other work it may never."""
 _BEATEN = 1.3
 """The fastest in floating point stays until it takes so many times as long as an INT8."""
 _TIE = 0.98
@@ -310,7 +312,9 @@ def _heat(folders: Mapping[str, Path], seconds: float, objective: str, *, emit: 
     subjects = [Subject(name, "artifact", str(folder)) for name, folder in folders.items()]
     with tempfile.TemporaryDirectory(prefix="planc-choose-") as place:
         inputs = _inputs(next(iter(folders.values())), Path(place))
-        found = rounds.measure(subjects, Setting(), inputs, seconds=seconds, processes=1, emit=lambda *_: None)
+        found = rounds.measure(
+            subjects, Setting(), inputs, seconds=seconds, processes=1, warm_up=_WARM_UP, emit=lambda *_: None
+        )
         made = {name: _figures(one) for name, one in found.items()}
         if objective == "throughput":
             setting = Setting(threads=1, streams=host.cores())

@@ -127,6 +127,7 @@ def measure(
     seconds: float,
     processes: int,
     emit: Emit,
+    warm_up: float = 1.0,
     found: dict[str, Measured] | None = None,
 ) -> dict[str, Measured]:
     """Measures latency, cold start and memory in `processes` new processes of each subject, each with some rounds.
@@ -140,18 +141,20 @@ def measure(
         seconds: for the rounds of all processes together; at least three rounds are made in each.
         processes: of each subject.
         emit: hears of the progress.
+        warm_up: seconds at most until a process settles, beside its share of `seconds`.
         found: what was measured before: more processes, with as many rounds of as many calls, are added to it.
     """
     found = found or {subject.name: Measured() for subject in subjects}
     blocks = {name: one.blocks[0] for name, one in found.items() if one.blocks}
     rounds = max(map(len, blocks.values()), default=0)
     calls = {name: len(block[0]) for name, block in blocks.items()}
+    share = seconds / processes / len(subjects)
     for number in range(processes):
         emit("stage", f"measure {', '.join(found)} ({number + 1} of {processes})")
         with stage(_turn_order(subjects, number), setting, inputs) as parts:
             for name, part in parts.items():
                 found[name].cold.append(part.steps)
-                found[name].warm_ups.append(part.turn("warm", 1 + seconds / processes))
+                found[name].warm_ups.append(part.turn("warm", warm_up + share))
             calls = calls or {name: _calls(part) for name, part in parts.items()}
             for measured in found.values():
                 measured.blocks.append([])
