@@ -327,7 +327,7 @@ class _Trial:
         if not backend.TRIALS:
             return _plain(path)
         with tempfile.TemporaryDirectory(dir=self.place) as made:
-            built = backend.build(recipe.request(self.job, path, Path(made)))
+            built = backend.build(recipe.request(recipe.on_all_cores(self.job), path, Path(made)))
             run = backend.load(Path(made), built.session)
         inputs, outputs = list(self.data.feeds[0]), list(self.data.references[0])
         return lambda feed: dict(zip(outputs, run([feed[name] for name in inputs]), strict=True))

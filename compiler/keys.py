@@ -239,7 +239,7 @@ def _calibrate(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
 def _lower(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     quantization, guard = job.quantization, job.quantization.guard
     table = done["calibrate"].outputs.get(RANGES)
-    module, options = backend(job), recipe.backend_options(job)
+    module, options = backend(job), recipe.backend_options(recipe.on_all_cores(job))
     found = {
         "graph": graph({name: done[name] for name in ("export", "optimize")}),
         "ranges": table["sha256"] if table else None,

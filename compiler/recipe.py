@@ -548,6 +548,12 @@ def backend_options(job: Job) -> Any:
     return cls(**values)
 
 
+def on_all_cores(job: Job) -> Job:
+    """Returns the job without a number of threads: for what is decided by results, which do not depend on it."""
+    target = replace(job.target, options={name: one for name, one in job.target.options.items() if name != "threads"})
+    return replace(job, target=target, options=tuple(pair for pair in job.options if pair[0] != "threads"))
+
+
 def path_options(job: Job) -> set[str]:
     """Returns the options of the job's backends that are paths."""
     from . import plugins

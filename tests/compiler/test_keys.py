@@ -136,6 +136,15 @@ def test_an_option_of_the_backend_misses_the_build(site: Path) -> None:
     assert _first_miss(site, _job(site, "data.py:calibration", "onnxruntime-cpu", "threads=1")) == "build"
 
 
+def test_a_number_of_threads_does_not_search_the_layers_again(site: Path, tmp_path: Path) -> None:
+    job = _job(site)
+    job = replace(
+        job, quantization=recipe.quantization(data=job.quantization.calibration.data, max_drop=["cosine=0.5"])
+    )
+    pipeline.run(job, tmp_path / "out", limits=Limits(300), store=_store(site))
+    assert _first_miss(site, replace(job, options=(("threads", "1"),))) == "build"
+
+
 def test_a_tolerance_misses_verify_only(site: Path) -> None:
     job = replace(_job(site), tolerance=(("sqnr_db", 5.0),))
     assert _misses(site, job) == ("verify",)
