@@ -44,7 +44,7 @@ class Candidate:
     Attributes:
         label: its name.
         floating: whether it computes in floating point.
-        payload: SHA-256 of each file.
+        files: SHA-256 of each file, with the data that it is measured on, and its session.
         bytes: to deploy.
         accuracy: the least cosine to the reference over outputs and sizes; None where it was not executed.
         unpack: makes an artifact of it and returns its folder.
@@ -52,7 +52,7 @@ class Candidate:
 
     label: str
     floating: bool
-    payload: Mapping[str, str]
+    files: Mapping[str, str]
     bytes: int
     accuracy: float | None
     unpack: Callable[[], Path]
@@ -214,7 +214,7 @@ def best(
             continue
         components = {
             **keys.machine(MEASURE),
-            "payloads": {one.label: dict(one.payload) for one in left},
+            "files": {one.label: dict(one.files) for one in left},
             "objective": objective,
             "heat": [number, seconds],
         }

@@ -328,8 +328,7 @@ def _candidate(built: Built, folder: Path, store: Store) -> choose.Candidate:
     return choose.Candidate(
         label,
         built.job.precision is not Precision.INT8,
-        {name: one["sha256"] for name, one in built.done["build"].outputs.items()}
-        | {"session": str(manifest["session"])},
+        {name: one["sha256"] for name, one in manifest["files"].items()} | {"session": str(manifest["session"])},
         sum(one["bytes"] for name, one in manifest["files"].items() if name != artifact.GOLDEN),
         min(cosines, default=None),
         lambda: _assemble(built, folder / "measure" / label.replace(" ", "-"), store, manifest),

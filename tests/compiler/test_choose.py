@@ -74,7 +74,7 @@ def test_candidates_are_compared_by_the_heats_that_all_of_them_ran_in() -> None:
 def test_figures_of_different_heats_are_never_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is twice as slow after the first heat: a figure of that would win."""
     found = [_candidate("fp32"), _candidate("int8"), _candidate("other fp32"), _candidate("slow fp32")]
-    found = [replace(one, unpack=lambda: tmp_path, payload={"a": one.label}) for one in found]
+    found = [replace(one, unpack=lambda: tmp_path, files={"a": one.label}) for one in found]
     costs = {"fp32": 3.0, "int8": 1.0, "other fp32": 1.25, "slow fp32": 9.0, "int8 threads=1": 0.95}
     heats: list[list[str]] = []
 
@@ -85,7 +85,7 @@ def test_figures_of_different_heats_are_never_compared(tmp_path: Path, monkeypat
     monkeypatch.setattr(choose.worker, "call", heat)
 
     def variants(one: Candidate) -> list[Candidate]:
-        return [replace(one, label=f"{one.label} threads=1", payload={"a": f"{one.label} 1"})]
+        return [replace(one, label=f"{one.label} threads=1", files={"a": f"{one.label} 1"})]
 
     store = Store(tmp_path / "cache")
     choice = choose.best(found, "latency", variants=variants, store=store, limits=LIMITS, on_event=None)
@@ -107,8 +107,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Callable[..., Path
     return folder
 
 
-def _job(site: Path, **words: Any) -> recipe.Job:
-    source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
+def _job(site: Path, usual: int = 32, **words: Any) -> recipe.Job:
+    source = recipe.source(str(site / "net.onnx"), dims=[f"n=1..64@{usual}"])
     how = recipe.quantization(
         data=str(site / "calib.npz"), **{name: words.pop(name) for name in ("max_drop",) if name in words}
     )
@@ -151,11 +151,21 @@ def test_the_choice_is_the_fastest_and_a_repeated_search_does_nothing(site: Path
     assert again.report["candidates"] == result.report["candidates"]
 
 
+def test_another_usual_size_is_measured_anew(site: Path, tmp_path: Path) -> None:
+    """The payload is the same, to the byte, and another one may be the fastest."""
+    store = Store(site / "cache")
+    made = [
+        pipeline.run(_job(site, size, target="openvino-cpu"), tmp_path / f"{size}", limits=LIMITS, store=store).made
+        for size in (8, 64)
+    ]
+    assert all(choose.MEASURE in stages for stages in made)
+
+
 def test_a_stopped_search_goes_on(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first heat is in the store: only the next ones are measured."""
     store, done = Store(site / "cache"), []
     found = [
-        replace(_candidate("fp32"), payload={"a": "1"}), replace(_candidate("other fp32"), payload={"a": "2"})
+        replace(_candidate("fp32"), files={"a": "1"}), replace(_candidate("other fp32"), files={"a": "2"})
     ]  # fmt: skip
 
     def heat(_call: object, folders: Mapping[str, Path], *_: object, **__: object) -> dict[str, dict[str, float]]:
