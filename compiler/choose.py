@@ -1,6 +1,6 @@
 """Which of several ways to run a model is kept: `-t cpu` chooses the backend, `-p auto` the precision and threads, too.
 
-Candidates are built through the store, held to the bounds, and measured in turns in heats, each time in a new process:
+Candidates are built through the store, held to the bounds, and measured in turns in heats, each time in new processes:
 half of them leave after each heat, and who is clearly slower (successive halving, arXiv:1502.07943; races, Maron and
 Moore 1993). Each heat is kept in the store, so that a search that was stopped goes on, and one that is repeated
 measures nothing.
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .rounds import Measured
 
 MEASURE = "measure"
-_HEATS = ((0.2, 1.2), (0.35, 1.07), (0.5, 1.0))
-"""Seconds of measuring for each candidate; who takes more than so many times as long as the fastest leaves then."""
+_HEATS = ((1, 0.2, 1.25), (1, 0.4, 1.15), (2, 1.0, 1.0))
+"""Processes of each candidate, seconds of measuring for each, and how many times as long as the fastest may stay."""
 _CLOSE = 1.03
 """Who takes at most so many times as long as the fastest stays beside the faster half."""
 _WARM_UP = 0.3
@@ -208,15 +208,15 @@ def best(
     left, everyone, made = list(found), list(found), False
     rows: dict[str, dict[str, float]] = {}
     folders: dict[str, Path] = {}
-    heats: list[Mapping[str, float]] = []
-    for number, (seconds, near) in enumerate(_HEATS, 1):
+    heats: list[tuple[float, Mapping[str, float]]] = []
+    for number, (processes, seconds, near) in enumerate(_HEATS, 1):
         if len(left) == 1 and rows:
             continue
         components = {
             **keys.machine(MEASURE),
             "files": {one.label: dict(one.files) for one in left},
             "objective": objective,
-            "heat": [number, seconds],
+            "heat": [number, processes, seconds],
         }
         entry = store.find(key_of(components), lambda _: True)
         if entry is None:
@@ -224,11 +224,13 @@ def best(
             for one in left:
                 folders[one.label] = folders.get(one.label) or one.unpack()
             running = {one.label: folders[one.label] for one in left}
-            figures = worker.call(_heat, running, seconds * len(left), objective, limits=limits, on_event=on_event)
+            figures = worker.call(
+                _heat, running, processes, seconds * len(left), objective, limits=limits, on_event=on_event
+            )
             entry = store.save(Entry(MEASURE, "", components, {}, {}, {"latency": figures}), {})
         heat = entry.facts["latency"]
-        heats.append({one.label: cost(heat[one.label], objective) for one in left})
-        costs = together(heats, heats[-1])
+        heats.append((seconds, {one.label: cost(heat[one.label], objective) for one in left}))
+        costs = together(heats, [one.label for one in left])
         for name, value in costs.items():
             rows[name] = {**heat[name], "heat": number, "times_fastest": round(value / min(costs.values()), 4)}
         if number < len(_HEATS) and objective != "size":
@@ -255,10 +257,16 @@ def cost(figures: Mapping[str, float], objective: str) -> float:
     return 1e3 / figures["throughput_per_s"] if objective == "throughput" else figures["latency_p50_ms"]
 
 
-def together(heats: Sequence[Mapping[str, float]], names: Collection[str]) -> dict[str, float]:
-    """Returns the geometric mean of the costs of some candidates over the heats in which all of them ran."""
-    shared = [heat for heat in heats if all(name in heat for name in names)]
-    return {name: math.exp(sum(math.log(heat[name]) for heat in shared) / len(shared)) for name in names}
+def together(heats: Sequence[tuple[float, Mapping[str, float]]], names: Collection[str]) -> dict[str, float]:
+    """Returns the geometric mean of the costs of some candidates over the heats in which all of them ran.
+
+    Args:
+        heats: the seconds of each, which it counts for, and the costs.
+        names: of the candidates; all of them ran in one heat at least.
+    """
+    shared = [(seconds, costs) for seconds, costs in heats if all(name in costs for name in names)]
+    whole = sum(seconds for seconds, _ in shared)
+    return {name: math.exp(sum(seconds * math.log(costs[name]) for seconds, costs in shared) / whole) for name in names}
 
 
 def leaders(costs: Mapping[str, float]) -> set[str]:
@@ -304,8 +312,10 @@ def _status(one: Candidate, kept: str, costs: Mapping[str, float], objective: st
     return "larger" if objective == "size" else "not better"
 
 
-def _heat(folders: Mapping[str, Path], seconds: float, objective: str, *, emit: Emit) -> dict[str, dict[str, float]]:
-    """Measures artifacts in turns, a process of each (in a worker); returns figures by label."""
+def _heat(
+    folders: Mapping[str, Path], processes: int, seconds: float, objective: str, *, emit: Emit
+) -> dict[str, dict[str, float]]:
+    """Measures artifacts in turns (in a worker); returns figures by label."""
     from . import rounds
 
     emit("stage", MEASURE)
@@ -313,7 +323,7 @@ def _heat(folders: Mapping[str, Path], seconds: float, objective: str, *, emit: 
     with tempfile.TemporaryDirectory(prefix="planc-choose-") as place:
         inputs = _inputs(next(iter(folders.values())), Path(place))
         found = rounds.measure(
-            subjects, Setting(), inputs, seconds=seconds, processes=1, warm_up=_WARM_UP, emit=lambda *_: None
+            subjects, Setting(), inputs, seconds=seconds, processes=processes, warm_up=_WARM_UP, emit=lambda *_: None
         )
         made = {name: _figures(one) for name, one in found.items()}
         if objective == "throughput":

@@ -64,10 +64,10 @@ def test_the_fastest_float_stays_until_it_is_beaten(costs: dict[str, float], sta
 
 
 def test_candidates_are_compared_by_the_heats_that_all_of_them_ran_in() -> None:
-    """The machine is twice as slow in the second heat."""
-    heats = [{"a": 1.0, "b": 1.1, "c": 9.0}, {"a": 2.1, "b": 2.0, "d": 1.9}]
+    """The machine is twice as slow in the second heat, which is three times as long."""
+    heats = [(1.0, {"a": 1.0, "b": 1.1, "c": 9.0}), (3.0, {"a": 2.1, "b": 2.0, "d": 1.9})]
     both = choose.together(heats, ["a", "b"])
-    assert both == pytest.approx({"a": 2.1**0.5, "b": 2.2**0.5})
+    assert both == pytest.approx({"a": 2.1**0.75, "b": (1.1 * 2**3) ** 0.25})
     assert choose.together(heats, ["b", "d"]) == pytest.approx({"b": 2.0, "d": 1.9})
 
 
