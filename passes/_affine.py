@@ -61,6 +61,23 @@ class Linear:
         return np.broadcast_to(array.reshape(-1).astype(np.float64), (self.channels,))
 
 
+@dataclass(frozen=True)
+class Step:
+    """x * scale or x + shift.
+
+    Attributes:
+        node: the operator.
+        value: x.
+        scale: of shape [channels], where it scales.
+        shift: the same, where it shifts.
+    """
+
+    node: ir.Node
+    value: ir.Value
+    scale: np.ndarray | None
+    shift: np.ndarray | None
+
+
 def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LINEAR) -> Linear | None:
     """Returns the operator that computes an operand of `user`; None where it is none of `op_types`.
 

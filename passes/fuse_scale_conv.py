@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ._affine import Linear, convolution, fold_before
+from ._affine import Linear, Step, convolution, fold_before
 from ._base import Miss, Pass
 from ._constants import constant, new_constant
 from ._match import only_use, require
@@ -50,23 +50,6 @@ def _is_conv(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type == "Conv"
 
 
-@dataclass(frozen=True)
-class _Step:
-    """x * scale or x + shift.
-
-    Attributes:
-        node: the operator.
-        value: x.
-        scale: of shape [channels], where it scales.
-        shift: the same, where it shifts.
-    """
-
-    node: ir.Node
-    value: ir.Value
-    scale: np.ndarray | None
-    shift: np.ndarray | None
-
-
 def _fuse(home: ir.Graph, graph: ir.Graph | ir.Function, conv: ir.Node) -> bool:
     """Folds the step before a convolution, or the one before that."""
     match = _match(conv)
@@ -96,7 +79,7 @@ def _fuse(home: ir.Graph, graph: ir.Graph | ir.Function, conv: ir.Node) -> bool:
     return True
 
 
-def _match(conv: ir.Node) -> tuple[Linear, _Step, _Step | None] | None:
+def _match(conv: ir.Node) -> tuple[Linear, Step, Step | None] | None:
     """Returns what is folded: the step before a convolution, or the scale before a shift that must stay.
 
     Raises:
@@ -131,7 +114,7 @@ def _step_node(value: ir.Value | None, conv: ir.Node) -> ir.Node | None:
     return node if any(constant(operand) is not None for operand in operands) else None
 
 
-def _step(node: ir.Node, found: Linear) -> _Step:
+def _step(node: ir.Node, found: Linear) -> Step:
     """What a node does to each channel.
 
     Raises:
@@ -149,8 +132,8 @@ def _step(node: ir.Node, found: Linear) -> _Step:
         require(whole, "the constant may be what makes its result so large")
     if node.op_type in _SCALES:
         require(node.op_type == "Mul" or vector.all(), "it divides by zero")
-        return _Step(node, value, vector if node.op_type == "Mul" else 1 / vector, None)
-    return _Step(node, value, None, -vector if node.op_type == "Sub" else vector)
+        return Step(node, value, vector if node.op_type == "Mul" else 1 / vector, None)
+    return Step(node, value, None, -vector if node.op_type == "Sub" else vector)
 
 
 def _pads(conv: ir.Node) -> bool:

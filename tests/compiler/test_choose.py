@@ -107,8 +107,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, onnx_file: Callable[..., Path
     return folder
 
 
-def _job(site: Path, usual: int = 32, **words: Any) -> recipe.Job:
-    source = recipe.source(str(site / "net.onnx"), dims=[f"n=1..64@{usual}"])
+def _job(site: Path, **words: Any) -> recipe.Job:
+    source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
     how = recipe.quantization(
         data=str(site / "calib.npz"), **{name: words.pop(name) for name in ("max_drop",) if name in words}
     )
@@ -153,11 +153,10 @@ def test_the_choice_is_the_fastest_and_a_repeated_search_does_nothing(site: Path
 
 def test_another_usual_size_is_measured_anew(site: Path, tmp_path: Path) -> None:
     """The payload is the same, to the byte, and another one may be the fastest."""
-    store = Store(site / "cache")
-    made = [
-        pipeline.run(_job(site, size, target="openvino-cpu"), tmp_path / f"{size}", limits=LIMITS, store=store).made
-        for size in (8, 64)
-    ]
+    store, made = Store(site / "cache"), []
+    for size in (8, 64):
+        source = recipe.source(str(site / "net.onnx"), dims=[f"n=1..64@{size}"])
+        made.append(pipeline.run(recipe.job(source, "cpu"), tmp_path / f"{size}", limits=LIMITS, store=store).made)
     assert all(choose.MEASURE in stages for stages in made)
 
 

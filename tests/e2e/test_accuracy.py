@@ -248,8 +248,9 @@ def outlier(folder: Path, onnx_file: Callable[..., Path]) -> Path:
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
 
-    scale, second = np.ones((1, 16, 1, 1), np.float32), normal(16, 16, 1, 1) / 4
+    scale, second = np.ones((1, 16, 8, 8), np.float32), normal(16, 16, 1, 1) / 4
     scale[0, 0], second[:, 0] = 3e4, second[:, 0] * 1e-6
+    scale[0, 0, 0, 0] = 2e4  # one number per channel would be folded into w2
     np.savez(folder / "images.npz", x=normal(32, 3, 8, 8))
     arrays = {"w1": normal(16, 3, 1, 1), "scale": scale, "w2": second, "w3": normal(10, 16, 1, 1)}
     return onnx_file(folder / "outlier.onnx", OUTLIER, **arrays)
