@@ -156,7 +156,9 @@ def test_another_usual_size_is_measured_anew(site: Path, tmp_path: Path) -> None
     store, made = Store(site / "cache"), []
     for size in (8, 64):
         source = recipe.source(str(site / "net.onnx"), dims=[f"n=1..64@{size}"])
-        made.append(pipeline.run(recipe.job(source, "cpu"), tmp_path / f"{size}", limits=LIMITS, store=store).made)
+        made.append(
+            pipeline.run(recipe.job(source, "cpu", "fp32"), tmp_path / f"{size}", limits=LIMITS, store=store).made
+        )
     assert all(choose.MEASURE in stages for stages in made)
 
 
