@@ -121,7 +121,7 @@ def run_onnx(model: Any, **inputs: np.ndarray) -> list[np.ndarray]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole command lines first: started last, one long file would keep one process busy while the other waits."""
-    items.sort(key=lambda item: not {"conformance", "e2e", "examples"} & set(item.path.parts))
+    items.sort(key=lambda item: not {"conformance", "e2e", "examples", "test_readme.py"} & set(item.path.parts))
 
 
 @pytest.fixture(scope="session")
