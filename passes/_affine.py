@@ -12,6 +12,9 @@ from ._constants import constant, new_constant, own_view
 from ._match import inner, only_use, require, text
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm")
+SCALES = ("Div", "Mul")
+_COMMUTATIVE = ("Add", "Mul")
+_OTHER = ("Div", "Sub")
 _FLOATS = (ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _SMALL = 1 << 14
 """Bytes of a weight that may be copied where something else uses it, too."""
@@ -78,6 +81,28 @@ class Step:
     shift: np.ndarray | None
 
 
+def operands(node: ir.Node) -> list[tuple[ir.Value | None, ir.Value | None]]:
+    """Returns what a Mul, Div, Add or Sub works on, and by what; none for other operators."""
+    if node.domain != "" or node.op_type not in (*_COMMUTATIVE, *_OTHER):
+        return []
+    left, right = node.inputs
+    return [(left, right), (right, left)] if node.op_type in _COMMUTATIVE else [(left, right)]
+
+
+def scale_and_shift(node: ir.Node, vector: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the scale or the shift that a Mul, Div, Add or Sub by `vector` stands for; None for the other one.
+
+    Raises:
+        Miss: it divides by zero.
+    """
+    if node.op_type == "Mul":
+        return vector, None
+    if node.op_type == "Div":
+        require(vector.all(), "it divides by zero")
+        return 1 / vector, None
+    return None, -vector if node.op_type == "Sub" else vector
+
+
 def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LINEAR) -> Linear | None:
     """Returns the operator that computes an operand of `user`; None where it is none of `op_types`.
 
@@ -89,15 +114,9 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
         return None
     if not only_use(value):
         raise Miss(f"something else needs {text(value)} of the {node.op_type}")
-    weight, pair = _behind_pair(node)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    for operand in (weight, bias) if bias is not None else (weight,):
-        if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
-            raise Miss(f"the operand {text(operand)} of the {node.op_type} is no constant")
-        if operand.const_value.dtype not in _FLOATS:
-            raise Miss("the weight is not of a floating-point type")
-    assert weight is not None and weight.const_value is not None
-    shape = weight.const_value.shape.numpy()
+    given, pair = _behind_pair(node)
+    weight, bias = _constants(node, given)
+    shape = _shape(weight)
     if len(shape) < 2 or (len(shape) > 2 and node.op_type in ("Gemm", "MatMul")):
         raise Miss("the weight is no matrix")
     if node.op_type == "Conv":
@@ -105,6 +124,22 @@ def linear(value: ir.Value | None, user: ir.Node, op_types: tuple[str, ...] = LI
     if node.op_type == "ConvTranspose":
         return Linear(node, weight, bias, 1, shape[1] * node.attributes.get_int("group", 1))
     return Linear(node, weight, bias, -1, shape[0 if _transposed(node) else 1])
+
+
+def _constants(node: ir.Node, weight: ir.Value | None) -> tuple[ir.Value, ir.Value | None]:
+    """Returns the weight of an operator and its bias, which is None where it has none.
+
+    Raises:
+        Miss: one of them is no constant of a floating-point type.
+    """
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    for operand in (weight, bias) if bias is not None else (weight,):
+        if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
+            raise Miss(f"the operand {text(operand)} of the {node.op_type} is no constant")
+        if operand.const_value.dtype not in _FLOATS:
+            raise Miss("the weight is not of a floating-point type")
+    assert weight is not None
+    return weight, bias
 
 
 def _behind_pair(node: ir.Node) -> tuple[ir.Value | None, tuple[ir.Node, ir.Node] | None]:
@@ -175,14 +210,8 @@ def convolution(node: ir.Node) -> Linear:
     Raises:
         Miss: its weight or bias is no constant, or may not change.
     """
-    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    for operand in (weight, bias) if bias is not None else (weight,):
-        if operand is None or not operand.is_initializer() or operand.is_graph_input() or operand.const_value is None:
-            raise Miss(f"the operand {text(operand)} of the Conv is no constant")
-        if operand.const_value.dtype not in _FLOATS:
-            raise Miss("the weight is not of a floating-point type")
-    assert weight is not None and weight.const_value is not None
-    shape = weight.const_value.shape.numpy()
+    weight, bias = _constants(node, node.inputs[1])
+    shape = _shape(weight)
     require(len(shape) > 2, "the weight is no kernel")
     require_copyable(weight)
     return Linear(node, weight, bias, 1, shape[1] * node.attributes.get_int("group", 1))
@@ -200,32 +229,20 @@ def fold_before(home: ir.Graph, found: Linear, scale: np.ndarray | None, shift: 
     Raises:
         Miss: the type of the weight cannot hold the result. Nothing is changed.
     """
-    node, old = found.node, found.weight.const_value
-    assert old is not None
-    shape, group = old.shape.numpy(), node.attributes.get_int("group", 1)
-    grouped = (group, -1, *shape[1:])
-    per_input = (group, 1, shape[1], *[1] * (len(shape) - 2))
-    weight: ir.TensorProtocol | None = None
-    if scale is not None:
-        require(abs(scale).max(initial=0) <= _GREATEST, "the constant is too great")
-        make = partial(_scaled, old, grouped, scale.reshape(per_input))
-        half = old.dtype is ir.DataType.FLOAT16
-        weight = make() if half else ir.LazyTensor(make, old.dtype, ir.Shape(shape), name=found.weight.name)
-    name = f"{node.outputs[0].name}"
-    operands = list(node.inputs)
+    node, shape, name = found.node, _shape(found.weight), found.node.outputs[0].name
+    group = node.attributes.get_int("group", 1)
+    grouped, per_input = (group, -1, *shape[1:]), (group, 1, shape[1], *[1] * (len(shape) - 2))
+    weight = None if scale is None else _lazily_scaled(found.weight, grouped, scale.reshape(per_input))
     if shift is not None:
-        wide = own_view(old).numpy().astype(np.float64).reshape(grouped) * shift.reshape(per_input)
+        assert found.weight.const_value is not None
+        old = own_view(found.weight.const_value).numpy()
+        wide = old.astype(np.float64).reshape(grouped) * shift.reshape(per_input)
         added = wide.sum(axis=tuple(range(2, wide.ndim))).reshape(-1)
-        if found.bias is not None:
-            added = added + _array(found.bias).astype(np.float64)
-        with np.errstate(over="ignore"):
-            bias = added.astype(_dtype(found.weight))
-        require(np.isfinite(bias.astype(np.float64)).all(), "the new bias is not finite")
-        operands[2:] = [new_constant(home, f"{name}_bias", bias)]
-    operands[1] = _updated(home, found.weight, weight, f"{name}_weight")
-    node.resize_inputs(len(operands))
-    for index, operand in enumerate(operands):
-        node.replace_input_with(index, operand)
+        whole = added if found.bias is None else added + _array(found.bias).astype(np.float64)
+        bias = narrowed(whole, found.weight, "the new bias is not finite")
+        node.resize_inputs(3)
+        node.replace_input_with(2, new_constant(home, f"{name}_bias", bias))
+    node.replace_input_with(1, _updated(home, found.weight, weight, f"{name}_weight"))
 
 
 def _scaled_pair(home: ir.Graph, weight: ir.Value | None, found: Linear, scale: np.ndarray | None) -> list[ir.Node]:
@@ -279,24 +296,47 @@ def _array(value: ir.Value) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def _dtype(value: ir.Value) -> np.dtype:
+def _shape(value: ir.Value) -> Sequence[int]:
     assert value.const_value is not None
-    return value.const_value.dtype.numpy()
+    return value.const_value.shape.numpy()
+
+
+def narrowed(array: np.ndarray, weight: ir.Value, reason: str) -> np.ndarray:
+    """Returns float64 numbers in the type of a weight.
+
+    Raises:
+        Miss: with the reason, where one is not finite there.
+    """
+    assert weight.const_value is not None
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = array.astype(weight.const_value.dtype.numpy())
+    require(np.isfinite(result.astype(np.float64)).all(), reason)
+    return result
 
 
 def _weight(found: Linear, scale: np.ndarray | None) -> ir.TensorProtocol | None:
-    """The scaled weight, computed when it is written; None where it stays. What float16 cannot hold is seen at once."""
+    """The scaled weight; None where it stays."""
     if scale is None:
         return None
-    old = found.weight.const_value
-    assert old is not None
     require_copyable(found.weight)
-    if abs(scale).max(initial=0) > _GREATEST:
-        raise Miss("the constant is too great")
-    make = partial(_scaled, old, *_layout(found, old.shape.numpy(), scale))
+    return _lazily_scaled(found.weight, *_layout(found, _shape(found.weight), scale))
+
+
+def _lazily_scaled(weight: ir.Value, shape: Sequence[int], scale: np.ndarray) -> ir.TensorProtocol:
+    """The weight times a scale, computed when it is written. What float16 cannot hold is seen at once.
+
+    Args:
+        weight: a constant.
+        shape: in which it is multiplied.
+        scale: is broadcast to it.
+    """
+    old = weight.const_value
+    assert old is not None
+    require(abs(scale).max(initial=0) <= _GREATEST, "the constant is too great")
+    make = partial(_scaled, old, shape, scale)
     if old.dtype is ir.DataType.FLOAT16:
         return make()
-    return ir.LazyTensor(make, old.dtype, ir.Shape(old.shape.numpy()), name=found.weight.name)
+    return ir.LazyTensor(make, old.dtype, ir.Shape(old.shape.numpy()), name=weight.name)
 
 
 def _layout(found: Linear, shape: Sequence[int], scale: np.ndarray) -> tuple[Sequence[int], np.ndarray]:
@@ -332,11 +372,7 @@ def _bias(found: Linear, scale: np.ndarray | None, shift: np.ndarray | None) -> 
         raise Miss("the bias of the Gemm is not one number per channel")
     beta = found.node.attributes.get_float("beta", 1.0)
     result = old * beta * (1 if scale is None else scale) + (0 if shift is None else shift)
-    with np.errstate(over="ignore"):
-        array = result.astype(_dtype(found.weight))
-    if not np.isfinite(array.astype(np.float64)).all():
-        raise Miss("the new bias is not finite")
-    return array
+    return narrowed(result, found.weight, "the new bias is not finite")
 
 
 def _own(value: ir.Value) -> bool:

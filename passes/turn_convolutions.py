@@ -1,40 +1,53 @@
 """Turns convolutions along a column into convolutions along a row."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ._base import Pass
+from ._base import Miss
 from ._layouts import Change, Perm, rewrite, spatial
-from ._walk import all_graphs, all_nodes
+from ._peephole import Peephole
 
 _TURN: Perm = (0, 1, 3, 2)
 
 
 @dataclass(frozen=True)
-class TurnConvolutions(Pass):
+class TurnConvolutions(Peephole[Change]):
     """Turns 1-D convolutions of a width of 1: Conv(x[n,c,length,1]) -> Transpose(Conv(Transpose(x)[n,c,1,length])).
 
     Kernels of CPUs compute several neighbours of a row at once, and copy them at once: a column gives them one.
     PushTransposes takes out what then stands between two convolutions, so that a chain has one at each end.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Turns in place."""
-        modified = False
-        for graph in all_graphs(model):
-            for node in list(graph):
-                if _is_column(node) and (found := _turned(node)) is not None:
-                    _turn(model.graph, graph, node, found)
-                    modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def match(self, node: ir.Node, /) -> Change | None:
+        """Returns how a convolution along a column changes when it is turned."""
+        if not _is_column(node):
+            return None
+        found = spatial(node, _TURN, [_TURN, *[None] * (len(node.inputs) - 1)])
+        if found is None:
+            raise Miss("its weight is no constant, or is a large one")
+        return found
 
-    def near_misses(self, model: ir.Model, /) -> Iterator[tuple[ir.Node, str]]:
-        """Yields each convolution along a column that is left, and why."""
-        for node in filter(_is_column, all_nodes(model)):
-            if _turned(node) is None:
-                yield node, "its weight is no constant, or is a large one"
+    def change(self, home: ir.Graph, node: ir.Node, found: Change, /) -> None:
+        """Puts a Transpose before and behind the convolution."""
+        rewrite(home, node, found, _TURN)
+        given, made, graph = node.inputs[0], node.outputs[0], node.graph
+        assert given is not None and graph is not None
+        before = ir.node("Transpose", [given], attributes={"perm": _TURN})
+        turned = before.outputs[0]
+        turned.type, turned.shape = given.type, _shape(given)
+        node.replace_input_with(0, turned)
+        graph.insert_before(node, before)
+
+        after = ir.node("Transpose", [made], attributes={"perm": _TURN})
+        result = after.outputs[0]
+        made.replace_all_uses_with(result, replace_graph_outputs=True)
+        after.replace_input_with(0, made)
+        result.type, result.shape, result.name = made.type, made.shape, made.name
+        made.shape, made.name = _shape(made), f"{made.name}_turned"
+        graph.insert_after(node, after)
+        for one in (before, after):
+            one.metadata_props.update(node.metadata_props)
 
 
 def _is_column(node: ir.Node) -> bool:
@@ -46,32 +59,6 @@ def _is_column(node: ir.Node) -> bool:
         return False
     padded = any(node.attributes.get_ints("pads", (0, 0, 0, 0))[1::2])
     return sizes[3] == 1 and kernel[3] == 1 and kernel[2] != 1 and not padded
-
-
-def _turned(node: ir.Node) -> Change | None:
-    return spatial(node, _TURN, [_TURN, *[None] * (len(node.inputs) - 1)])
-
-
-def _turn(home: ir.Graph, graph: ir.Graph | ir.Function, node: ir.Node, found: Change) -> None:
-    """Puts a Transpose before and behind the convolution."""
-    rewrite(home, node, found, _TURN)
-    given, made = node.inputs[0], node.outputs[0]
-    assert given is not None
-    before = ir.node("Transpose", [given], attributes={"perm": _TURN})
-    turned = before.outputs[0]
-    turned.type, turned.shape = given.type, _shape(given)
-    node.replace_input_with(0, turned)
-    graph.insert_before(node, before)
-
-    after = ir.node("Transpose", [made], attributes={"perm": _TURN})
-    result = after.outputs[0]
-    made.replace_all_uses_with(result, replace_graph_outputs=True)
-    after.replace_input_with(0, made)
-    result.type, result.shape, result.name = made.type, made.shape, made.name
-    made.shape, made.name = _shape(made), f"{made.name}_turned"
-    graph.insert_after(node, after)
-    for one in (before, after):
-        one.metadata_props.update(node.metadata_props)
 
 
 def _shape(value: ir.Value) -> ir.Shape | None:

@@ -133,7 +133,7 @@ STAYS = {
 WHY = {
     "in training": "in training mode",
     "weights of others": "something else uses the weight 'w' (float[70,70,1,1]), which is too large to copy",
-    "a default for the caller": "scale, shift, mean or variance is not constant",
+    "a default for the caller": "the scale is not constant",
     "the product is an output": "something else needs 'a' (float[n,c,h,w]) of the Conv",
     "the product has another user": "something else needs 'a'",
     "no product": "no Conv, ConvTranspose, Gemm computes its input",
