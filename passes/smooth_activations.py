@@ -14,6 +14,8 @@ from ._regions import is_kept
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
 _LEAST = 1e-5
+_QUIET = 0.75
+"""Share of the channels that are all scaled as the greatest of them."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class SmoothActivations(Pass):
     """Scales channels: MatMul(x, w) -> MatMul(x / s, s * w), s[j] = max|x[j]|^strength / max|w[j]|^(1 - strength).
 
     1 / s goes into the LayerNormalization before it where only such products use its result, else it is a Mul. The
-    graph computes the same; per-tensor scales of activations lose less of it.
+    graph computes the same; per-tensor scales of activations lose less of it. Only a quarter of the channels, those
+    with outliers, have an s of their own: one that is quiet in the calibration data would be scaled up so far that
+    other data saturates (EfficientNet-Lite0 with crops of two photos: 10 dB at the output, 23 with it).
 
     In no preset: it needs calibrated extremes of the channels; `planc quantize` and `planc compile -p int8` run it.
 
@@ -75,7 +79,8 @@ class SmoothActivations(Pass):
         with np.errstate(divide="ignore"):
             scale = extremes**self.strength / np.maximum(weights, _LEAST) ** (1 - self.strength)
         useful = (extremes > _LEAST) & (weights > _LEAST) & np.isfinite(scale)
-        return np.where(useful, np.maximum(scale, _LEAST), 1).astype(np.float32)
+        least = np.quantile(scale[useful], _QUIET) if useful.any() else 1.0
+        return np.where(useful, np.maximum(scale, least), least).astype(np.float32)
 
 
 def _is_absorbed(value: ir.Value) -> bool:

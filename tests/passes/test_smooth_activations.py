@@ -151,14 +151,14 @@ def test_keep(graph: Graph, infer: Infer) -> None:
 
 
 def test_dead_channels(graph: Graph, infer: Infer) -> None:
-    """Channels that are always zero, of the activation or of the weight, are not scaled."""
+    """Channels that are always zero, of the activation or of the weight, are scaled as the quiet ones are."""
     weight, x = normal(16, 7), X.copy()
     weight[2], x[:, 5], weight[6], x[:, 7] = 0, 0, 1e-30, 1e-20
     model = graph("g (float[5,16] x) => (float[] y) { y = MatMul(x, w) }", w=weight)
     InferShapes()(model)
     (scale,) = SmoothActivations(extremes=extremes("x", x)).scales(model).values()
     assert scale.dtype == np.float32
-    assert (scale[[2, 5, 6, 7]] == 1).all()
+    assert (scale[[2, 5, 6, 7]] == scale.min()).all()
     _smooth(model, infer, {"x": x}, "x")
 
 
@@ -169,7 +169,24 @@ def test_the_scale_is_that_of_the_paper(strength: float, graph: Graph) -> None:
     InferShapes()(model)
     (found,) = SmoothActivations(extremes=extremes("x", X), strength=strength).scales(model).values()
     wanted = abs(X).max(axis=0) ** strength / abs(weight).max(axis=1) ** (1 - strength)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, np.maximum(wanted, np.quantile(wanted, 0.75)), rtol=1e-5)
+
+
+def test_what_was_quiet_in_calibration_does_not_saturate(graph: Graph) -> None:
+    """A channel that the calibration data hardly has, and other data has, is not larger than the outliers then."""
+    known, other = X.copy(), X.copy()
+    known[:, 5] *= 1e-3
+    model = graph("g (float[5,16] x) => (float[] y) { y = MatMul(x, w) }", w=normal(16, 7))
+    InferShapes()(model)
+    (scale,) = SmoothActivations(extremes=extremes("x", known)).scales(model).values()
+    assert abs(other / scale).max() <= 1.01 * abs(known / scale).max()
+
+
+def test_no_channel_is_of_use(graph: Graph) -> None:
+    model = graph("g (float[5,16] x) => (float[] y) { y = MatMul(x, w) }", w=normal(16, 7))
+    InferShapes()(model)
+    (scale,) = SmoothActivations(extremes=extremes("x", 0 * X)).scales(model).values()
+    assert (scale == 1).all()
 
 
 def test_channelled_names_what_can_be_smoothed(graph: Graph) -> None:
