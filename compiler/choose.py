@@ -97,9 +97,9 @@ def label(job: Job) -> str:
     """Names a candidate: by its target, and by what else was not the user's to say."""
     if not job.objective:
         return job.target.name
-    threads = dict(job.options).get("threads")
     dynamic = " dynamic" if job.quantization.dynamic else ""
-    return f"{job.target.name} {job.precision}{dynamic}{f' threads={threads}' if threads else ''}"
+    options = "".join(f" {name}={value}" for name, value in job.options if name in ("around", "threads"))
+    return f"{job.target.name} {job.precision}{dynamic}{options}"
 
 
 def variants(job: Job) -> list[Job]:
@@ -125,13 +125,24 @@ def _candidates(job: Job) -> list[Job]:
         options = (*options, ("threads", "1"))  # as many run side by side as there are cores
     for precision, how in _ways(job):
         try:
-            found += recipe.candidates(replace(job, precision=precision, quantization=how, options=options))
+            able = recipe.candidates(replace(job, precision=precision, quantization=how, options=options))
         except Unavailable as error:
             reason = reason or error
+            continue
+        found += [one for base in able for one in (base, *_mixed(base))]
     if not found:
         assert reason is not None
         raise reason
     return found
+
+
+def _mixed(job: Job) -> list[Job]:
+    """Returns the INT8 job with BF16 around it, where backend and CPU can."""
+    backend = keys.backend(job)
+    if job.precision is not Precision.INT8 or not hasattr(recipe.backend_options(job), "around"):
+        return []
+    mixed = replace(job, options=(*job.options, ("around", str(Precision.BF16))))
+    return [mixed] if backend.why_not(mixed.target, mixed.precision, recipe.backend_options(mixed)) is None else []
 
 
 def _ways(job: Job) -> Iterator[tuple[Precision, Quantization]]:

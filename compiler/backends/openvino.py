@@ -26,7 +26,7 @@ ORIGINS = False
 PAYLOAD = "model.xml"
 _DEVICE = "CPU"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
-_HINTS = ("latency", "throughput")
+_CHOICES = {"hint": ("latency", "throughput"), "around": ("", "fp32", "bf16")}
 _LOW = {"f16", "bf16"}
 _MOVES = {
     "Broadcast", "Concatenation", "Const", "Convert", "Gather", "Input", "Output", "Reorder", "Reshape", "ShapeOf",
@@ -46,26 +46,35 @@ class Options:
     Attributes:
         threads: threads of one inference; 0 takes all cores of the machine that runs it.
         hint: "latency" or "throughput": what the plugin arranges its streams for.
+        around: INT8: what the rest computes in, "fp32" or "bf16"; empty for fp32.
     """
 
     threads: int = 0
     hint: str = "latency"
+    around: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses other hints.
+        """Refuses what is no choice.
 
         Raises:
-            UsageError: the hint is neither.
+            UsageError: an option has another value.
         """
-        if self.hint not in _HINTS:
-            raise UsageError(f"-O hint={self.hint}: unknown hint", hint=did_you_mean(self.hint, _HINTS))
+        for name, known in _CHOICES.items():
+            if (given := getattr(self, name)) not in known:
+                raise UsageError(f"-O {name}={given}: unknown {name}", hint=did_you_mean(given, known))
 
 
-def why_not(_target: Target, precision: Precision, _options: Options) -> str | None:
-    """Returns why this backend cannot do the precision here; None where it can."""
+def why_not(_target: Target, precision: Precision, options: Options) -> str | None:
+    """Returns why this backend cannot do the precision here; None where it can.
+
+    Raises:
+        UsageError: `around` is given for another precision than INT8.
+    """
+    if options.around and precision is not Precision.INT8:
+        raise UsageError(f"-O around={options.around} goes with -p int8, not with {precision}", hint="Leave it out")
     if not host.version("openvino"):
         return "openvino is not installed: pip install 'planc[openvino]'"
-    if precision is Precision.BF16 and not host.has_bf16():
+    if Precision.BF16 in (precision, options.around) and not host.has_bf16():
         return f"this CPU ({host.cpu_name()}) has no amx_bf16 or avx512_bf16: OpenVINO would silently run f32"
     return None
 
@@ -93,14 +102,15 @@ def build(request: Request) -> Built:
         ov.save_model(graph, str(folder / PAYLOAD), compress_to_fp16=precision is Precision.FP16)
     except Exception as error:
         raise BuildFailed(f"OpenVINO refuses the graph: {error}") from error
+    floating = Precision(options.around or precision)
     session = {
-        "inference_precision_hint": _EXECUTION[precision],
+        "inference_precision_hint": _EXECUTION[floating],
         "performance_hint": options.hint.upper(),
         "inference_num_threads": options.threads,
     }
     effective = _effective(folder, session)
-    _prove(precision, effective)
-    requires = {"cpu_flag": "bf16"} if precision is Precision.BF16 else {}
+    _prove(precision, floating, effective)
+    requires = {"cpu_flag": "bf16"} if floating is Precision.BF16 else {}
     return Built(session=session, effective_precision=effective, requires=requires)
 
 
@@ -206,16 +216,20 @@ def _effective(folder: Path, session: Mapping[str, Any]) -> dict[str, Any]:
     return {"layers": dict(sorted(layers.items())), "weights_bytes": dict(sorted(weights.items()))}
 
 
-def _prove(precision: Precision, effective: Mapping[str, Any]) -> None:
-    """Fails where the requested precision had no effect, or a lower one was used unasked."""
+def _prove(precision: Precision, floating: Precision, effective: Mapping[str, Any]) -> None:
+    """Fails where the requested precision had no effect, or a lower one was used unasked.
+
+    Args:
+        precision: that was asked for.
+        floating: the same, or that of what stays around INT8.
+        effective: what `_effective` counted.
+    """
     layers, weights = effective["layers"], effective["weights_bytes"]
-    if precision in (Precision.FP32, Precision.FP16) and (low := _LOW & set(layers)):
-        raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} although f32 was asked for: {layers}")
-    if precision is Precision.INT8 and (low := _LOW & set(layers)):
-        raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} beside INT8: {layers}")
+    if floating is not Precision.BF16 and (low := _LOW & set(layers)):
+        raise BuildFailed(f"OpenVINO runs layers in {', '.join(sorted(low))} although it was not asked to: {layers}")
     if precision is Precision.INT8 and not layers.get("i8"):
         raise BuildFailed(f"OpenVINO runs no layer in INT8: {layers}")
-    if precision is Precision.BF16 and not layers.get("bf16"):
+    if floating is Precision.BF16 and not layers.get("bf16"):
         raise BuildFailed(f"OpenVINO runs no layer in BF16: {layers}")
     if precision is Precision.FP16 and not weights.get("f16") and weights.get("f32", 0) > 1 << 10:
         raise BuildFailed(f"OpenVINO stores no weight in f16: {weights}")

@@ -121,6 +121,7 @@ def test_the_search_tries_what_can_be_built_here(site: Path) -> None:
     expected += ["onnxruntime-cpu int8", "openvino-cpu int8", "onnxruntime-cpu int8 dynamic"]
     if host.has_bf16():
         expected.insert(2, "openvino-cpu bf16")
+        expected.insert(-1, "openvino-cpu int8 around=bf16")
     assert labels == expected
     assert {one.id for one in choose.candidates(_job(site))} == {"net-cpu-auto"}
     busy = choose.candidates(_job(site, objective="throughput"))
@@ -192,6 +193,9 @@ def test_what_misses_the_bound_is_not_chosen(site: Path, tmp_path: Path) -> None
     rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "report.json").read_text())["candidates"]}
     assert rows["openvino-cpu fp16"]["status"] == "inaccurate"
     assert "--max-drop sqnr=100" in rows["openvino-cpu fp16"]["reason"]
+    mixed = rows.pop("openvino-cpu int8 around=bf16", None)
+    assert (mixed is not None) == host.has_bf16()
+    assert mixed is None or mixed["status"] != "kept"
     lowered = [row for name, row in rows.items() if "int8" in name]
     assert lowered
     for (

@@ -10,7 +10,7 @@ import pytest
 from planc.compiler import host
 from planc.compiler.backends import Request
 from planc.compiler.backends import openvino as backend
-from planc.compiler.errors import BuildFailed
+from planc.compiler.errors import BuildFailed, UsageError
 from planc.compiler.target import Precision, find_target
 
 WEIGHTS = 4 * (16 * 27 + 16 + 5 * 16 + 5)
@@ -84,18 +84,59 @@ def test_bf16_is_effective_where_the_cpu_has_it(
     np.testing.assert_allclose(_run(tmp_path / "out", built.session, image), expected, rtol=1e-1, atol=1e-1)
 
 
+MIXED = """<ir_version: 8, opset_import: ["": 18]> g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
+  a = QuantizeLinear(x, step, zero) b = DequantizeLinear(a, step, zero) c = DequantizeLinear(w, scale, signed)
+  d = Conv<pads=[1,1,1,1]>(b, c) e = Tanh(d) y = Conv<pads=[1,1,1,1]>(e, v)
+}"""
+
+
+@pytest.mark.skipif(not host.has_bf16(), reason="this CPU has no bf16")
+@pytest.mark.parametrize(("around", "hint"), [("", "f32"), ("fp32", "f32"), ("bf16", "bf16")])
+def test_what_int8_leaves_computes_as_asked(
+    around: str, hint: str, tmp_path: Path, onnx_file: Callable[..., Path], infer: Callable[..., list[Any]]
+) -> None:
+    rng = np.random.default_rng(0)
+    steps = {"step": np.float32(0.02), "zero": np.uint8(128), "scale": np.float32(1e-3), "signed": np.int8(0)}
+    w = rng.integers(-127, 128, (16, 16, 3, 3)).astype(np.int8)
+    v = 0.1 * rng.standard_normal((16, 16, 3, 3), dtype=np.float32)
+    source = onnx_file(tmp_path / "net.onnx", MIXED, w=w, v=v, **steps)
+    options, target = backend.Options(around=around), find_target("openvino-cpu")
+    assert backend.why_not(target, Precision.INT8, options) is None
+    (tmp_path / "out").mkdir()
+    built = backend.build(Request(source, Precision.INT8, options, tmp_path / "out", target))
+    assert built.session["inference_precision_hint"] == hint
+    layers = built.effective_precision["layers"]
+    assert layers["i8"] == 1
+    assert ("bf16" in layers) == (hint == "bf16"), layers
+    assert built.requires == ({"cpu_flag": "bf16"} if hint == "bf16" else {})
+    x = rng.standard_normal((1, 16, 8, 8), dtype=np.float32)
+    np.testing.assert_allclose(_run(tmp_path / "out", built.session, x), infer(source, x=x)[0], atol=0.05)
+
+
 @pytest.mark.parametrize(
-    ("precision", "effective"),
+    ("precision", "floating", "effective"),
     [
-        (Precision.FP32, {"layers": {"f32": 2, "bf16": 1}, "weights_bytes": {"f32": 9999}}),
-        (Precision.FP16, {"layers": {"f16": 1}, "weights_bytes": {"f16": 9999}}),
-        (Precision.FP16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
-        (Precision.BF16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.FP32, Precision.FP32, {"layers": {"f32": 2, "bf16": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.FP16, Precision.FP16, {"layers": {"f16": 1}, "weights_bytes": {"f16": 9999}}),
+        (Precision.FP16, Precision.FP16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.BF16, Precision.BF16, {"layers": {"f32": 1}, "weights_bytes": {"f32": 9999}}),
+        (Precision.INT8, Precision.INT8, {"layers": {"i8": 1, "bf16": 1}, "weights_bytes": {"i8": 9999}}),
+        (Precision.INT8, Precision.BF16, {"layers": {"i8": 1, "f32": 1}, "weights_bytes": {"i8": 9999}}),
+        (Precision.INT8, Precision.BF16, {"layers": {"bf16": 1}, "weights_bytes": {"i8": 9999}}),
     ],
 )
-def test_a_precision_that_had_no_effect_is_a_failure(precision: Precision, effective: dict[str, Any]) -> None:
+def test_a_precision_that_had_no_effect_is_a_failure(
+    precision: Precision, floating: Precision, effective: dict[str, Any]
+) -> None:
     with pytest.raises(BuildFailed, match="OpenVINO"):
-        backend._prove(precision, effective)
+        backend._prove(precision, floating, effective)
+
+
+def test_what_is_around_goes_with_int8() -> None:
+    with pytest.raises(UsageError, match="goes with -p int8"):
+        backend.why_not(find_target("openvino-cpu"), Precision.FP32, backend.Options(around="bf16"))
+    with pytest.raises(UsageError, match="unknown around"):
+        backend.Options(around="fp16")
 
 
 def test_bf16_was_really_refused_for_a_reason(workshop: Path, tmp_path: Path) -> None:
