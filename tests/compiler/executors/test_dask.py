@@ -100,6 +100,13 @@ class Cluster:
     def address(self) -> str:
         return str(json.loads(self.file.read_text())["address"])
 
+    def is_known(self) -> bool:
+        """Whether the scheduler has written where it is: its file is there before its content."""
+        try:
+            return bool(self.address)
+        except (OSError, ValueError):
+            return False
+
     def start(self, name: str, *words: object) -> None:
         command = [sys.executable, "-m", "dask", *map(str, words), "--scheduler-file", self.file, "--no-dashboard"]
         kept = {name: one for name, one in os.environ.items() if name != "PLANC_CACHE_DIR"}
@@ -124,7 +131,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for name, resources in RESOURCES.items():
             made.start(name, "worker", "--name", name, "--no-nanny", "--nthreads", 1, "--resources", resources,
                        "--local-directory", folder / name, "--memory-limit", 0)  # fmt: skip
-        _until(made.file.exists)
+        _until(made.is_known)
         with distributed.Client(made.address) as client:
             client.wait_for_workers(3, timeout=60)
         yield made
