@@ -36,7 +36,7 @@ class Outcome:
         id: of the job.
         status: "built", "cached", "skipped" or "failed".
         seconds: wall time of what ran for it alone.
-        made: stages that ran; those made once for several jobs are at the first.
+        made: stages that ran; those made once for several jobs are at the first of them in planc.toml.
         bytes: of the files to deploy.
         precision: effective precision, counted from the payload.
         latency_p50_ms: where candidates were measured.
@@ -113,9 +113,9 @@ def run(
                 except PlancError as error:
                     result = Outcome(task.name, "failed", reason=str(error), exit_code=error.exit_code)
                 if task.job:
-                    finish(_with_made(result, [name for one in task.after for name in made.pop(one, ())]))
+                    finish(_with_made(result, made.pop(task.name, [])))
                 elif isinstance(result, list):
-                    made[task.name] = result
+                    made.setdefault(task.owner, []).extend(result)
             if fail_fast and any(row.status == "failed" for row in rows.values()):
                 queued = {future: task for future, task in running.items() if future.cancel()}
                 running = {future: task for future, task in running.items() if future not in queued}
@@ -164,11 +164,13 @@ def _tasks(
         run_one = Build(entry, limits, store, overwrite)
         memory, measures = entry.memory or needs(entry.job), len(jobs) != 1 or entry.gates.timed
         if measures:  # it comes when all that it measures is in the store
-            for job in (*jobs, *([entry.rival] if entry.rival else [])):
+            owned = [(job, entry.id) for job in jobs] + ([(entry.rival, entry.rival.id)] if entry.rival else [])
+            for job, owner in owned:
                 if stages.trail(job, store)[1]:
                     name = f"{_STAGES} {job.id} {job.target.name}"
                     make = Share(job, pipeline.AFTER_EXPORT, limits, store)
-                    shared.setdefault(name, Task(name, make, tuple(dict.fromkeys(after)), memory, entry.resources))
+                    first = tuple(dict.fromkeys(after))
+                    shared.setdefault(name, Task(name, make, first, memory, entry.resources, owner=owner))
                     after.append(name)
         yield Task(entry.id, run_one, tuple(dict.fromkeys(after)), memory, entry.resources, job=True, alone=measures)
     yield from shared.values()
@@ -180,7 +182,8 @@ def _share(job: Job, entry: Entry, store: Store, limits: Limits, shared: dict[st
     after: tuple[str, ...] = ()
 
     def add(name: str, *names: str) -> str:
-        shared.setdefault(name, Task(name, Share(job, names, limits, store), after, needs(job), entry.resources))
+        make = Share(job, names, limits, store)
+        shared.setdefault(name, Task(name, make, after, needs(job), entry.resources, owner=entry.id))
         return name
 
     if missing == "export":

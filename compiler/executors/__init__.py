@@ -21,6 +21,7 @@ class Task:
         memory: bytes that it is estimated to take at its peak.
         resources: what the machine must have, by name.
         job: whether it is a job, and its result a `build.Outcome`.
+        owner: id of the job whose row shows the stages that it made.
         alone: whether it measures, so that nothing may run beside it on its machine.
     """
 
@@ -30,6 +31,7 @@ class Task:
     memory: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     job: bool = False
+    owner: str = ""
     alone: bool = False
 
 

@@ -73,6 +73,14 @@ def test_what_passes_is_published_and_not_measured_again(site: Path, monkeypatch
     assert {row.status for row in _build(site, gates).values()} == {"cached"}
 
 
+def test_stages_of_fp32_are_its_own_where_a_gate_needed_them_first(site: Path) -> None:
+    (site / "planc.toml").write_text(TOML.replace("GATES", 'max_p99 = "30s", min_speedup = 0.001'))
+    read = project.load(site / "planc.toml")
+    rows = build.run(read, read.jobs[::-1], store=Store(site / "cache"), executor=local.create(2))
+    assert [row.id.rpartition("-")[2] for row in rows] == ["int8", "fp32"]
+    assert [row.status for row in rows] == ["built", "built"], [row.reason for row in rows]
+
+
 @pytest.mark.parametrize(
     ("gates", "told"),
     [('max_p99 = "1us"', "p99"), ("min_speedup = 1000", "over fp32"), ('max_size = "1kB"', "to deploy")],
