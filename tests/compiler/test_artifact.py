@@ -23,7 +23,7 @@ def test_the_folder_holds_what_the_contract_says(ort_artifact: Path, openvino_ar
         "manifest.json", "report.json", "golden.npz", "model.onnx",
     }  # fmt: skip
     assert {path.name for path in openvino_artifact.iterdir()} == {
-        "manifest.json", "report.json", "golden.npz", "model.xml", "model.bin",
+        "manifest.json", "report.json", "golden.npz", "model.xml", "model.bin", "model.blob.gz",
     }  # fmt: skip
 
 

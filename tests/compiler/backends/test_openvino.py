@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: the execution precision is pinned and proven."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,48 @@ def test_fp16_of_embeddings_and_products(
     i = rng.integers(0, 64, (3, 4))
     (result,) = backend.load(tmp_path / "out", built.session)([i])
     np.testing.assert_allclose(result, infer(source, i=i)[0], rtol=2e-2, atol=2e-2)
+
+
+@pytest.fixture
+def start(workshop: Path, tmp_path: Path) -> tuple[Path, Any]:
+    """An artifact's folder, and its session."""
+    return tmp_path / "out", _build(workshop, tmp_path / "out").session
+
+
+def test_it_starts_from_what_was_compiled(start: tuple[Path, Any], image: np.ndarray) -> None:
+    folder, session = start
+    (folder / backend.PAYLOAD).rename(folder / "aside")  # nothing but the blob can be loaded
+    quick = _run(folder, session, image)
+    (folder / "aside").rename(folder / backend.PAYLOAD)
+    (folder / "model.blob.gz").unlink()
+    assert np.array_equal(quick, _run(folder, session, image))
+
+
+@pytest.mark.parametrize(("true", "other"), [(b";isa=", b";isb="), (b"ov=20", b"ov=19"), (b"meta=", b"mess=")])
+def test_what_was_compiled_for_another_machine_is_compiled_anew(
+    start: tuple[Path, Any], image: np.ndarray, true: bytes, other: bytes
+) -> None:
+    folder, session = start
+    expected, blob = _run(folder, session, image), gzip.decompress((folder / "model.blob.gz").read_bytes())
+    assert true in blob
+    (folder / "model.blob.gz").write_bytes(gzip.compress(blob.replace(true, other)))
+    assert np.array_equal(expected, _run(folder, session, image))
+    (folder / backend.PAYLOAD).unlink()
+    with pytest.raises(BuildFailed, match="cannot load"):
+        backend.load(folder, session)
+
+
+@pytest.mark.parametrize("kept", [0, 30, -8])
+def test_what_was_compiled_and_is_damaged_is_compiled_anew(
+    start: tuple[Path, Any], image: np.ndarray, kept: int
+) -> None:
+    folder, session = start
+    expected, whole = _run(folder, session, image), (folder / "model.blob.gz").read_bytes()
+    (folder / "model.blob.gz").write_bytes(whole[:kept])
+    assert np.array_equal(expected, _run(folder, session, image))
+
+
+def test_only_the_ir_is_kept_where_that_is_wanted(workshop: Path, tmp_path: Path, image: np.ndarray) -> None:
+    built = _build(workshop, tmp_path / "out", precompiled=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.xml", "model.bin"}
+    assert _run(tmp_path / "out", built.session, image).shape[0] == image.shape[0]
