@@ -1,4 +1,4 @@
-"""`planc quantize` to INT8 beside NNCF and ONNX Runtime's static quantization, on the same 64 samples.
+"""`planc quantize` to INT8 beside NNCF, Olive and ONNX Runtime's static quantization, on the same 64 samples.
 
 Whole processes, in turns: wall time, CPU time, peak memory; the time of the FP32 inference of the samples is what no
 tool can do without. Then the error of the results on a sample that none has seen, and their latency in turns. The peers
@@ -6,6 +6,7 @@ live in an environment of their own:
 
     python3.11 -m venv .venv-peers
     .venv-peers/bin/pip install onnxruntime==1.31.1 onnxscript==0.7.2 nncf==3.4.0 openvino==2026.4.1
+    .venv-peers/bin/pip install olive-ai==0.13.0 requests torch==2.13.0
 """
 
 import json
@@ -28,7 +29,7 @@ ROUNDS = 3
 SAMPLES = 64
 MANY = 512
 
-TOOLS = ("planc-openvino", "planc-onnxruntime", "nncf", "ort-minmax", "ort-entropy")
+TOOLS = ("planc-openvino", "planc-onnxruntime", "nncf", "ort-minmax", "ort-entropy", "olive")
 
 
 def main(*, threads: int = 0) -> None:

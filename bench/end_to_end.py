@@ -1,7 +1,8 @@
-"""What `-t cpu -p auto` chooses, beside torch, hand-written ONNX Runtime and OpenVINO scripts, and NNCF's INT8.
+"""What `-t cpu -p auto` chooses, beside torch, hand-written ONNX Runtime and OpenVINO scripts, NNCF's and Olive's INT8.
 
-All runs in turns in one process on the same threads. NNCF lives in the peers' environment, see calibration.py. The
-choice is held against a search that measures each candidate and each number of threads to the end.
+All runs in turns in one process on the same threads. NNCF and Olive live in the peers' environment, see calibration.py;
+what they refuse is left out. The choice is held against a search that measures all candidates, each with each number of
+threads, to the end.
 """
 
 import math
@@ -41,7 +42,11 @@ DROP = "cosine=0.01"
 FOLDER = ROOT / "out/bench/end-to-end"
 CACHE = FOLDER / "cache"
 SAMPLES = 32
-NNCF = "NNCF INT8 in OpenVINO"
+LOWERED = {
+    "NNCF INT8 in OpenVINO": ("nncf", ".xml"),
+    "Olive INT8 in ONNX Runtime": ("olive", ".onnx"),
+    "Olive dynamic INT8 in ONNX Runtime": ("olive-dynamic", ".onnx"),
+}
 STARTS = 7
 
 
@@ -75,9 +80,9 @@ def measure(case: Case) -> float:
             "torch.compile": latency.module(torch.compile(net), arrays),
         }
     runs |= {"ONNX Runtime": onnxruntime_script(raw, arrays), "OpenVINO": openvino_script(raw, arrays)}
-    lowered = nncf(case, raw, arrays) if PYTHON.exists() else None
-    if lowered is not None:
-        runs[NNCF] = openvino_script(lowered, arrays)
+    lowered = int8(case, raw, arrays) if PYTHON.exists() else {}
+    for name, path in lowered.items():
+        runs[name] = (openvino_script if path.suffix == ".xml" else onnxruntime_script)(path, arrays)
     runs["planc"] = latency.artifact(document, arrays)
     reference = next(iter(runs.values()))()
     cosines = {name: latency.worst_cosine(one(), reference) for name, one in runs.items()}
@@ -107,14 +112,13 @@ def words(case: Case) -> tuple[str, ...]:
 
 
 def cold(
-    case: Case, document: dict[str, Any], raw: Path, lowered: Path | None, arrays: dict[str, np.ndarray]
+    case: Case, document: dict[str, Any], raw: Path, lowered: Mapping[str, Path], arrays: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """Medians in seconds from the start of a process to its first result, in turns."""
     inputs = FOLDER / "inputs.npz"
     np.savez(inputs, **arrays)
     ways = {"planc": ("planc", document["output"]), "ONNX Runtime": ("onnxruntime", raw), "OpenVINO": ("openvino", raw)}
-    if lowered is not None:
-        ways[NNCF] = ("openvino", lowered)
+    ways |= {name: ("openvino" if path.suffix == ".xml" else "onnxruntime", path) for name, path in lowered.items()}
     if case.onnx is None:
         ways["torch eager"] = ("torch", case.model)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -188,14 +192,18 @@ def openvino_script(path: Path, arrays: dict[str, np.ndarray]) -> latency.Run:
     return run_it
 
 
-def nncf(case: Case, raw: Path, arrays: dict[str, np.ndarray]) -> Path | None:
-    """NNCF's default INT8 of the raw graph, calibrated on the same samples."""
-    out = FOLDER / f"{raw.stem}.nncf.xml"
-    if not out.exists():
-        samples = FOLDER / f"{raw.stem}.samples.npz"
-        np.savez(samples, **calibration(case, arrays))
-        run([PYTHON, Path(__file__).with_name("_peer.py"), "nncf", raw, out, samples])
-    return out if out.exists() else None
+def int8(case: Case, raw: Path, arrays: dict[str, np.ndarray]) -> dict[str, Path]:
+    """The peers' default INT8 of the raw graph, calibrated on the same samples, by the peer's name."""
+    samples = FOLDER / f"{raw.stem}.samples.npz"
+    np.savez(samples, **calibration(case, arrays))
+    made = {}
+    for name, (tool, suffix) in LOWERED.items():
+        out = FOLDER / f"{raw.stem}.{tool}{suffix}"
+        if not out.exists():
+            run([PYTHON, Path(__file__).with_name("_peer.py"), tool, raw, out, samples])
+        if out.exists():
+            made[name] = out
+    return made
 
 
 def calibration(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
