@@ -69,7 +69,8 @@ def measure_memory(folder: Path) -> None:
     write_samples(folder, MANY, "many.npz")
     rows = []
     for data in ("samples.npz", "many.npz"):
-        words = [PLANC, "calibrate", folder / "raw.onnx", "--dim", "batch=1..8@1", "--calibration", folder / data]
+        sizes = ["--no-cache", "--dim", "batch=1..8@1"]
+        words = [PLANC, "calibrate", folder / "raw.onnx", *sizes, "--calibration", folder / data]
         cost = run([*words, "--method", "entropy", "-o", folder / "ranges.json"])
         rows.append([data, *figures([cost] if cost else [])])
     print(f"\n### ResNet-50, {SAMPLES} and {MANY} samples, entropy")
@@ -102,7 +103,7 @@ def command(tool: str, dims: tuple[str, ...], folder: Path) -> list[str | Path]:
     sizes = [f"--dim={dim}" for dim in dims]
     data = ["--calibration", folder / "samples.npz", "--method", "entropy", "--tolerance", "sqnr_db=0"]
     bounds = ["--tolerance", "cosine=0", "-o", folder / result(tool), "--overwrite"]
-    return [PLANC, "quantize", folder / "raw.onnx", "-t", target, *sizes, *data, *bounds]
+    return [PLANC, "quantize", folder / "raw.onnx", "-t", target, "--no-cache", *sizes, *data, *bounds]
 
 
 def peer(tool: str, folder: Path, out: str) -> list[str | Path]:
