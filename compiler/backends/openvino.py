@@ -37,6 +37,7 @@ _DEVICE = "CPU"
 _EXECUTION = {Precision.FP32: "f32", Precision.FP16: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
 _CHOICES = {"hint": ("latency", "throughput"), "around": ("", "fp32", "bf16")}
 _LOW = {"f16", "bf16"}
+_INT8 = {"i8", "u8"}
 _MOVES = {
     "Broadcast", "Concatenation", "Const", "Convert", "Gather", "Input", "Output", "Reorder", "Reshape", "ShapeOf",
     "Split", "StridedSlice", "Tile", "Transpose",
@@ -235,21 +236,33 @@ def _settings(session: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _effective(folder: Path, session: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts executed layers that compute by precision, from the compiled model, and stored weights by element type."""
+    """Counts executed layers that compute by precision, from the compiled model, and stored weights by element type.
+
+    `products` are the convolutions and matrix products among the layers; those that the plugin made part of a larger
+    layer, as in attention, are of that.
+    """
     ov = _runtime()
     compiled = _compile(folder, session)
     layers: Counter[str] = Counter()
+    products = Counter({"int8": 0, "float": 0})
     for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
         kind, primitive = str(facts["layerType"].value), str(facts["primitiveType"].value)
         if kind not in _MOVES:
             # "brgconv_avx2_f32" ends in the activations' type; "runtimePrecision" may be that of packed weights
-            layers[primitive.rpartition("_")[2].lower()] += 1
+            element = primitive.rpartition("_")[2].lower()
+            layers[element] += 1
+            if kind in _PRODUCTS:
+                products["int8" if element in _INT8 else "float"] += 1
     weights: Counter[str] = Counter()
     for node in ov.Core().read_model(str(folder / PAYLOAD)).get_ops():
         if node.get_type_name() == "Constant":
             weights[node.get_element_type().get_type_name()] += node.get_byte_size()
-    return {"layers": dict(sorted(layers.items())), "weights_bytes": dict(sorted(weights.items()))}
+    return {
+        "layers": dict(sorted(layers.items())),
+        "products": dict(products),
+        "weights_bytes": dict(sorted(weights.items())),
+    }
 
 
 def _prove(precision: Precision, floating: Precision, effective: Mapping[str, Any]) -> None:

@@ -15,6 +15,12 @@ from planc.compiler.errors import BuildFailed, GateFailed
 from planc.compiler.worker import Limits
 
 LIMITS = Limits(300)
+TRAINED = """<ir_version: 10, opset_import: ["": 21]> g (float[batch,64] x) => (float[batch,64] y) {
+  q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) first = DequantizeLinear(w1, ws, wz)
+  a = MatMul(d, first) r = Relu(a)
+  q2 = QuantizeLinear(r, s, z) d2 = DequantizeLinear(q2, s, z) second = DequantizeLinear(w2, ws, other)
+  y = MatMul(d2, second)
+}"""
 
 
 def _job(workshop: Path, target: str, precision: str = "fp32", **words: Any) -> recipe.Job:
@@ -138,3 +144,23 @@ def test_the_parent_stays_light(
     if words == ";":
         words = ""
     assert python(PARENT, model, words, tmp_path / "out", cwd=workshop).splitlines() == [said, ""]
+
+
+@pytest.mark.parametrize("target", ["openvino-cpu", "onnxruntime-cpu"])
+def test_what_the_runtime_does_not_run_in_int8_is_told(
+    target: str, onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A weight with a zero point: the graph says INT8, and the runtime computes with its float values."""
+    rng = np.random.default_rng(0)
+    whole = {name: rng.integers(-63, 63, (64, 64), dtype=np.int8) for name in ("w1", "w2")}
+    scales = {"s": np.float32(0.02), "z": np.uint8(128), "ws": np.float32(0.002)}
+    source = onnx_file(tmp_path / "trained.onnx", TRAINED, **whole, **scales, wz=np.int8(0), other=np.int8(9))
+    told: list[tuple[str, Any]] = []
+    result = pipeline.run(
+        recipe.job(recipe.source(str(source), dims=["batch=1..4@2"]), target, "int8"),
+        tmp_path / "out",
+        limits=LIMITS,
+        on_event=lambda *event: told.append(event),
+    )
+    assert result.artifact.manifest["effective_precision"]["products"] == {"int8": 1, "float": 1}
+    assert ("note", "of 2 layers in INT8 the runtime computes 1 in float all the same") in told

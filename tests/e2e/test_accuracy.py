@@ -216,7 +216,7 @@ def test_openvino_runs_all_that_is_quantized_in_int8(folder: Path, repository: P
     manifest = _int8(source, "openvino-cpu", folder / "ocr-openvino", *words, *loose)["manifest"]
     quantized = manifest["quantization"]["products"]["int8"]["nodes"]
     assert quantized > 40
-    assert manifest["effective_precision"]["layers"]["i8"] == quantized
+    assert manifest["effective_precision"]["products"]["int8"] == quantized
 
 
 def test_a_net_that_is_trained_here_keeps_its_accuracy(folder: Path, repository: Path, data: ModuleType) -> None:
