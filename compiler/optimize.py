@@ -23,9 +23,6 @@ T = TypeVar("T")
 PASS_SECONDS = 120.0
 MOST_EMBEDDED_BYTES = 1_800_000_000
 """Weights beyond this go beside the file: protobuf holds 2 GiB."""
-MOST_NODES = 20_000
-"""Graphs beyond this get the passes that take microseconds a node, so that an answer comes within seconds."""
-_SLOW = ("upgrade-opset", "infer-shapes", "fold-constants", "fold-shapes", "merge-chains", "fuse-pad", "inline-if")
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FUSED = ("Add", "Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 _STAGE = "pass "
@@ -180,9 +177,6 @@ def run(source: Path, out: Path, recipe: Recipe, skipped: dict[str, str], *, emi
     reader = partial(storage.load if recipe.own else read, source, shapes=recipe.trusted)
     chosen, model = chosen_passes(replace(recipe, keep_origin=True)), reader()
     before, origins, loads = size(model), _origins(model), chain([model], repeat(None))
-    if before["nodes"] > MOST_NODES and not recipe.only:
-        reason = f"the graph has {before['nodes']} nodes; beyond {MOST_NODES} this pass runs only where --pass names it"
-        skipped = {**dict.fromkeys(_SLOW, reason), **skipped}
     stated = [value.shape.copy() if value.shape is not None else None for value in model.graph.outputs]
 
     def load() -> "ir.Model":
@@ -311,7 +305,7 @@ def _apply(
     """Runs the passes in place; returns what each did, and the name and reason of the first that failed."""
     from ..passes import all_graphs, check, signature
 
-    wanted = signature(model)
+    wanted, total = signature(model), sum(map(len, all_graphs(model)))
     done: list[dict[str, Any]] = []
     for one in chosen:
         emit("stage", f"{_STAGE}{one.name}")
@@ -320,6 +314,7 @@ def _apply(
         try:
             modified = bool(one(model).modified) or len(model.graph) != nodes
             if modified:
+                total = sum(map(len, all_graphs(model)))
                 check(model, wanted)
                 if thorough:
                     _check_fully(model)
@@ -329,7 +324,7 @@ def _apply(
             {
                 "name": one.name,
                 "modified": modified,
-                "nodes": sum(map(len, all_graphs(model))),
+                "nodes": total,
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )

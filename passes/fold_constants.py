@@ -51,6 +51,7 @@ class FoldConstants(Pass):
 
     def _should_fold(self, node: ir.Node) -> bool | None:
         """Returns False for no, True for yes whatever the folder thinks, None to leave it to its own rules."""
+        _forget_sources(node)
         if node.op_type in (*_KEPT, *_RANDOM):
             return False
         if node.op_type in _BOUNDED_BY_INPUT:
@@ -80,6 +81,15 @@ def _make_scalars(graph: ir.Graph, node: ir.Node) -> bool:
             node.replace_input_with(index, new_constant(graph, f"{value.name}_scalar", array.reshape(())))
             modified = True
     return modified
+
+
+def _forget_sources(node: ir.Node) -> None:
+    """Drops the folder's list of all that a constant was made from: copied at each fold, it is quadratic in a chain."""
+    from onnxscript.optimizer import FOLDED_FROM_KEY
+
+    for value in node.inputs:
+        if value is not None:
+            value.meta.pop(FOLDED_FROM_KEY, None)
 
 
 def _bytes(value: ir.Value) -> int | None:

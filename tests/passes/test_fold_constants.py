@@ -163,3 +163,22 @@ def test_a_range_of_vectors(rewrites: Callable[..., ir.Model]) -> None:
     text = "g (int64[n] x) => (int64[] y) { e = Add(five, one) r = Range(zero, five, one) y = Add(x, r) }"
     arrays = {"zero": np.array(0), "five": np.array(5), "one": np.array(1)}
     rewrites(FoldConstants(), text, feed={"x": np.arange(5)}, **arrays)
+
+
+def test_a_chain_of_constants_keeps_no_history(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """The folder notes at each constant all that it was made from; copied from fold to fold that is quadratic."""
+    from onnxscript.optimizer import FOLDED_FROM_KEY
+
+    length = 200
+    chain = "\n".join(f"c{i} = Neg(c{i - 1})" for i in range(1, length))
+    text = f"""<ir_version: 8, opset_import: ["": 18]>
+    g (float[2] x) => (float[2] y) {{
+      c0 = Constant<value = float {{1.0}}>()
+      {chain}
+      y = Mul(x, c{length - 1})
+    }}"""
+    model = _model(onnx_file, tmp_path, text)
+    assert FoldConstants()(model).modified
+    assert [node.op_type for node in model.graph][-1] == "Mul" and "Neg" not in [node.op_type for node in model.graph]
+    (kept,) = (value for value in model.graph.node(-1).inputs if value is not None and value.name != "x")
+    assert len(kept.meta.get(FOLDED_FROM_KEY, ())) <= 2
