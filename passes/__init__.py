@@ -129,7 +129,8 @@ PRESETS: dict[str, tuple[Pass, ...]] = {
 TensorRT-RTX computes a BatchNormalization with the convolution before it: behind the pool it is a kernel of its own,
 and CREPE's INT8 plan has 1.41 of the size of the FP32 one, not 1.1. Its kernels know no rows and columns.
 
-ONNX Runtime fuses what has only operators of its own (SkipLayerNormalization, QuickGelu) when it loads a graph.
+ONNX Runtime fuses what has only operators of its own (QuickGelu) when it loads a graph; `compiler.backends.onnxruntime`
+switches off those of its fusions that measure slower on a CPU (SkipLayerNormalization).
 """
 
 EXTRA: tuple[Pass, ...] = (

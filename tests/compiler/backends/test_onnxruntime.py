@@ -61,6 +61,26 @@ def test_a_portable_payload_has_none_and_requires_nothing(
     np.testing.assert_allclose(result, infer(workshop / "conv.onnx", x=image)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_fusions_whose_kernels_are_slower_are_left_out(
+    onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]]
+) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,4,8] a, float[n,4,8] b) => (float[n,4,8] y) {
+      sum = Add(a, b) norm = LayerNormalization <axis = -1> (sum, s, t) moved = Add(norm, t) y = Gelu(moved)
+    }"""
+    vectors = {name: np.linspace(-1, 2, 8, dtype=np.float32) for name in "st"}
+    source, kinds = onnx_file(tmp_path / "g.onnx", text, **vectors), {"SkipLayerNormalization", "BiasGelu"}
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "theirs.onnx")
+    onnxruntime.InferenceSession(str(source), settings, providers=["CPUExecutionProvider"])
+    assert kinds == {node.op_type for node in ir.load(tmp_path / "theirs.onnx").graph}
+    (tmp_path / "out").mkdir()
+    built = _made(source, tmp_path / "out")
+    assert not kinds & {node.op_type for node in ir.load(tmp_path / "out" / "model.onnx").graph}
+    a, b = np.random.default_rng(0).standard_normal((2, 3, 4, 8), dtype=np.float32)
+    (result,) = backend.load(tmp_path / "out", built.session)([a, b])
+    np.testing.assert_allclose(result, infer(source, a=a, b=b)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_of_training_do_not_saturate_without_vnni(
     onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
