@@ -1,6 +1,7 @@
 """`python -m bench [TOPIC ...]`: runs the benchmarks, prints Markdown."""
 
 import argparse
+import os
 
 from .common import machine
 
@@ -32,6 +33,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown topic {sorted(unknown)[0]!r}: give {', '.join(TOPICS)}")
     chosen = words.topics or TOPICS
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the peers' bytecode came with pip, planc's comes with a first run
     print(f"{machine()}\n", flush=True)
     if "cli" in chosen:
         from . import cli

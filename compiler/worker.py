@@ -92,26 +92,49 @@ def call(
         PlancError: as raised by the function.
         BuildFailed: the child died, ran out of time or memory, or raised anything else.
     """
-    reader, writer = os.pipe()
-    mark = f"{_MARK}={os.getpid()}-{time.monotonic_ns()}"
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(writer), *([_STEADY] if limits.steady else [])],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
-        env={**os.environ, **_ENVIRONMENT, _MARK: mark.partition("=")[2]}, start_new_session=True,
-    )  # fmt: skip
-    os.close(writer)
-    assert child.stdout
-    words = _Words(child.stdout)
+    child = _spares.pop() if _spares and not limits.steady else _Child(steady=limits.steady)
     try:
-        with os.fdopen(reader, "rb", buffering=0) as pipe:
-            _send(child, (function.__module__, function.__qualname__, args, kwargs, os.getpid()))
-            return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None), words)  # type: ignore[no-any-return]
+        with os.fdopen(child.reader, "rb", buffering=0) as pipe:
+            _send(child.process, (function.__module__, function.__qualname__, args, kwargs))
+            return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None))  # type: ignore[no-any-return]
     finally:
-        _kill(child, mark)
-        words.drain()
-        child.stdout.close()
-        if words.kept:
-            log.debug("worker output of %s:\n%s", function.__qualname__, words.text())
+        child.end()
+        if child.words.kept:
+            log.debug("worker output of %s:\n%s", function.__qualname__, child.words.text())
+
+
+def prepare(module: str) -> None:
+    """Starts the child of the next call, which imports a module while the caller is still busy with its own imports.
+
+    Where no call comes, the child ends with this process.
+    """
+    _spares.append(_Child(module=module))
+
+
+class _Child:
+    """A process that waits for its request."""
+
+    def __init__(self, *, module: str = "", steady: bool = False) -> None:
+        self.reader, writer = os.pipe()
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, str(writer), str(os.getpid()), module, _STEADY if steady else ""],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
+            env={**os.environ, **_ENVIRONMENT, _MARK: self.mark}, start_new_session=True,
+        )  # fmt: skip
+        os.close(writer)
+        assert self.process.stdout
+        self.words = _Words(self.process.stdout)
+
+    def end(self) -> None:
+        """Kills it and all that it started."""
+        assert self.process.stdout
+        _kill(self.process, f"{_MARK}={self.mark}")
+        self.words.drain()
+        self.process.stdout.close()
+
+
+_spares: list[_Child] = []
 
 
 class _Words:
@@ -150,10 +173,10 @@ def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
         child.stdin.close()
 
 
-def _supervise(child: "subprocess.Popen[bytes]", pipe: IO[bytes], limits: Limits, on_event: Emit, words: _Words) -> Any:
-    watch = _Watch(child.pid, limits)
+def _supervise(child: _Child, pipe: IO[bytes], limits: Limits, on_event: Emit) -> Any:
+    watch = _Watch(child.process.pid, limits)
     try:
-        return _listen(child, pipe, watch, on_event, words)
+        return _listen(child.process, pipe, watch, on_event, child.words)
     except errors.BuildFailed as error:
         error.stage = watch.stage
         raise
@@ -412,15 +435,17 @@ def _flush() -> None:
 
 
 def main() -> None:
-    """Entry point of the child: a request from stdin, answers to the file descriptor given as argument."""
-    if _STEADY in sys.argv:
+    """Entry point of the child: a request from stdin, answers to the file descriptor that is its first argument."""
+    descriptor, parent, prepared, steady = sys.argv[1:]
+    if steady:
         _fix_addresses()
+    _die_with(int(parent))
     faulthandler.enable()
     sys.meta_path.insert(0, _Later())
     gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    pipe = open(int(sys.argv[1]), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
+    pipe = open(int(descriptor), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
 
     def emit(kind: str, value: Any) -> None:
         data = pickle.dumps((kind, value))
@@ -429,8 +454,9 @@ def main() -> None:
             message = message[pipe.write(message) :]
 
     try:
-        module, name, args, kwargs, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
-        _die_with(parent)
+        if prepared:
+            importlib.import_module(prepared)
+        module, name, args, kwargs = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
         function = getattr(importlib.import_module(module), name)
         result = function(*args, emit=emit, **kwargs)
     except BaseException as error:

@@ -27,6 +27,10 @@ def add(a, b, *, emit):
     return a + b
 
 
+def has_imported(name, *, emit):
+    return name in sys.modules
+
+
 def large(size, *, emit):
     emit("note", "y" * size)
     return b"x" * size
@@ -255,6 +259,28 @@ def test_a_child_has_no_stdin_and_starts_light(jobs: ModuleType) -> None:
     assert not {"numpy", "torch", "onnx", "onnxruntime", "openvino", "rich", "typer"} & set(modules)
 
 
+def test_a_prepared_child_has_its_module_and_takes_the_next_call(jobs: ModuleType) -> None:
+    worker.prepare("colorsys")
+    assert worker.call(jobs.has_imported, "colorsys", limits=Limits())
+    assert not worker.call(jobs.has_imported, "colorsys", limits=Limits())
+
+
+def test_a_module_that_cannot_be_prepared_fails_the_call(jobs: ModuleType) -> None:
+    worker.prepare("no_such_module")
+    assert "No module named 'no_such_module'" in _failure(jobs.add, 1, 2).what
+
+
+def test_a_prepared_child_without_a_call_dies_with_its_parent(tmp_path: Path) -> None:
+    script = f"""
+import pathlib
+from planc.compiler import worker
+worker.prepare("colorsys")
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(worker._spares[0].process.pid))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    _await_death(int((tmp_path / "pid").read_text()))
+
+
 def test_a_child_dies_with_its_parent(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys, worker_jobs; from pathlib import Path; from planc.compiler import worker\n"
@@ -269,9 +295,14 @@ def test_a_child_dies_with_its_parent(folder: Path, tmp_path: Path) -> None:
     child = _parent_of(int((tmp_path / "pid").read_text()))
     parent.kill()
     parent.wait()
-    while time.monotonic() < deadline and _runs(child):
+    _await_death(child)
+
+
+def _await_death(process: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _runs(process):
         time.sleep(0.05)
-    assert not _runs(child)
+    assert not _runs(process)
 
 
 def _runs(process: int) -> bool:
