@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,10 @@ class RangeTable:
         return {name: one.non_finite for name, one in self.tensors.items() if one.non_finite}
 
     def save(self, path: Path) -> None:
-        """Writes the table: equal tables give equal bytes."""
-        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        """Writes the table, a line for each tensor: equal tables give equal bytes."""
+        content = sorted({"schema_version": SCHEMA_VERSION, **vars(self)}.items())
+        text = ",\n".join(f"{_json(key)}: {_json_lines(value)}" for key, value in content)
+        Path(path).write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
 
 
 def table(
@@ -171,6 +172,17 @@ def load(path: Path) -> RangeTable:
         return _Reader(content).table()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, default=vars)
+
+
+def _json_lines(value: Any) -> str:
+    """An object with a line for each of its items; anything else on one line."""
+    if not isinstance(value, Mapping) or not value:
+        return _json(value)
+    return "{\n" + ",\n".join(f" {_json(key)}: {_json(one)}" for key, one in sorted(value.items())) + "\n}"
 
 
 def _tensor(statistics: Statistics, method: str, bits: int, options: Mapping[str, Any]) -> TensorRange:

@@ -21,7 +21,7 @@ _VERBS = (
     "passes", "verify", "run", "bench", "diff", "report", "inspect", "targets", "doctor",
 )  # fmt: skip
 """In the order of `planc --help`; each is a file here with a `typer.Typer` called `app`."""
-_ON_GRAPHS = ("bisect", "optimize", "passes")
+_ON_GRAPHS = ("bisect", "calibrate", "optimize", "passes", "quantize")
 """Those whose work is a worker's from the start, with the graph libraries."""
 
 

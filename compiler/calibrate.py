@@ -1,6 +1,7 @@
 """Calibration: runs the FP32 graph on real data, one sample at a time, and keeps what its tensors hold."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ V = TypeVar("V")
 
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
+STREAMS = 2
+"""Samples that run at once: two on a thread each keep two cores busier than one on two, which wait for each other."""
 LABELS = "labels"
 """Array of the data that is no input, unless the model has one of that name."""
 
@@ -206,7 +209,8 @@ def graph_digest(graph: Path) -> str:
     for name, value in sorted(storage.load(graph).graph.initializers.items()):
         if value.const_value is not None:
             whole.update(f"{name}\n".encode())
-            whole.update(value.const_value.tobytes())
+            for chunk in storage.chunks(value.const_value):
+                whole.update(chunk)
     return whole.hexdigest()
 
 
@@ -250,23 +254,23 @@ def _observed(graph: Path, everything: bool) -> tuple[list[str], set[str]]:
 
 
 def _ahead(run: Callable[[T], V], source: Iterator[T]) -> Iterator[tuple[T, V]]:
-    """Yields each item with its result; the next one is computed meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[T, Future[V]] | None = None
+    """Yields each item with its result, in order; the next ones are computed meanwhile."""
+    with ThreadPoolExecutor(STREAMS) as pool:
+        running: deque[tuple[T, Future[V]]] = deque()
         for item in source:
-            coming = item, pool.submit(run, item)
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            running.append((item, pool.submit(run, item)))
+            if len(running) > STREAMS:
+                done, result = running.popleft()
+                yield done, result.result()
+        for done, result in running:
+            yield done, result.result()
 
 
 def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
     from .reference import watcher
 
     try:
-        watch = watcher(graph, names)
+        watch = watcher(graph, names, streams=STREAMS)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load the graph to calibrate it: {words_of(error)}") from error
 

@@ -1,6 +1,7 @@
 """From a job to an artifact under its final name: what the store has is taken, the rest is made in workers.
 
-User code runs in a worker of its own; the others never import torch. A graph pass that fails is left out and reported.
+A PyTorch model runs in a worker of its own; the others never import torch. A graph pass that fails is left out and
+reported.
 """
 
 import time
@@ -152,9 +153,27 @@ def _layers(done: Done) -> list[dict[str, Any]]:
 
 
 def through(
-    job: Job, folder: Path, store: Store, names: tuple[str, ...], *, limits: Limits, on_event: Emit | None
+    job: Job,
+    folder: Path,
+    store: Store,
+    names: tuple[str, ...],
+    *,
+    limits: Limits,
+    on_event: Emit | None,
+    run: Callable[..., Work] = run_stages,
+    args: tuple[Any, ...] = (),
 ) -> Work:
     """Brings a job to the end of the stages called `names`, in `folder`, and returns it.
+
+    Args:
+        job: what is asked for.
+        folder: of its files; made anew.
+        store: keeps what stages leave.
+        names: of the stages.
+        limits: of each worker.
+        on_event: receives the stages.
+        run: `run_stages`, or a function like it that does more in the same worker.
+        args: what it takes beside the work and the names.
 
     Raises:
         PlancError: any class of the exit-code table.
@@ -171,16 +190,20 @@ def through(
     except Damaged:
         files.remove(folder)  # what was there of it
         folder.mkdir()
-        with _sharing(store, on_event) as listen:
-            work = worker.call(run_stages, work, ("export",), limits=limits, on_event=listen)
-        _fetch(job, store, names)  # an edit that changes nothing in the graph leads to what others have made
+        if keys.has_user_code("export", job) or store.local is not store:
+            with _sharing(store, on_event) as listen:
+                work = worker.call(run_stages, work, ("export",), limits=limits, on_event=listen)
+            _fetch(job, store, names)  # an edit that changes nothing in the graph leads to what others have made
+        else:
+            names = ("export", *names)
 
     def attempt(skipped: dict[str, str]) -> Work:
         with _sharing(store, on_event) as listen:
             return worker.call(
-                run_stages,
+                run,
                 replace(work, skipped=skipped),
                 names,
+                *args,
                 limits=replace(limits, steady=keys.backend(job).STEADY),
                 on_event=listen,
             )

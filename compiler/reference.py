@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import host
 from ._ort import runtime
 
 if TYPE_CHECKING:
@@ -23,10 +24,17 @@ def runner(path: Path) -> "Callable[[Mapping[str, np.ndarray]], dict[str, np.nda
     return run
 
 
-def watcher(path: Path, names: "Sequence[str]") -> "Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]":
+def watcher(
+    path: Path, names: "Sequence[str]", *, streams: int = 1
+) -> "Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]":
     """Returns a function from inputs by name to the inner float32 tensors called `names`, in that order.
 
     ONNX Runtime optimizes the graph around them. Its weights are read where they lie.
+
+    Args:
+        path: the ONNX file.
+        names: of the tensors.
+        streams: threads that call the function at once; together they take all cores.
     """
     import onnx
 
@@ -37,7 +45,8 @@ def watcher(path: Path, names: "Sequence[str]") -> "Callable[[Mapping[str, np.nd
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in given
     )
-    session = _session(proto.SerializeToString(), {_FOLDER: str(path.parent)}, optimize=True)
+    threads = max(host.cores() - streams + 1, 1)  # a pool of one less, which all who call share
+    session = _session(proto.SerializeToString(), {_FOLDER: str(path.parent)}, optimize=True, threads=threads)
     fed = {value.name for value in proto.graph.input}
     wanted = [name for name in names if name not in fed]
 
@@ -60,9 +69,13 @@ def refusal(path: Path) -> Exception | None:
     return None
 
 
-def _session(model: str | bytes, entries: "Mapping[str, str] | None" = None, *, optimize: bool = False) -> Any:
+def _session(
+    model: str | bytes, entries: "Mapping[str, str] | None" = None, *, optimize: bool = False, threads: int = 0
+) -> Any:
     onnxruntime = runtime()
     settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.enable_mem_pattern = not threads
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     for key, value in (entries or {}).items():

@@ -9,7 +9,7 @@ from .cache import Store
 from .errors import BuildFailed, GateFailed, UsageError
 from .pipeline import list_excluded, through
 from .recipe import Job, Source
-from .stages import Work, difference, hint, hold_against_reference
+from .stages import Work, difference, hint, hold_against_reference, run_stages
 from .target import Precision
 from .tolerance import tolerance
 from .worker import Emit, Limits
@@ -125,8 +125,10 @@ def quantize_file(
     with files.staging(out) as folder:
         used = store or Store(folder / "store", private=True)
         stages = ("optimize", "calibrate", "lower")
-        work = through(job, folder / "work", used, stages, limits=limits, on_event=on_event)
-        metrics = worker.call(_write_lowered, work, folder / out.name, limits=limits, on_event=on_event)
+        work = through(
+            job, folder / "work", used, stages,
+            limits=limits, on_event=on_event, run=_quantize, args=(folder / out.name,),
+        )  # fmt: skip
         list_excluded(job, work.done)
         status = files.publish_onnx(folder / out.name, out, overwrite)
     assert work.lowered
@@ -135,16 +137,17 @@ def quantize_file(
         "products": work.lowered.effect,
         "layers": work.lowered.layers,
         "guard": work.guarded.facts if work.guarded else None,
-        "verification": metrics,
+        "verification": work.verification,
         "seconds": {name: round(value, 3) for name, value in work.seconds.items()},
     }
 
 
-def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
-    """Writes the lowered graph and holds it against the reference (in a worker)."""
+def _quantize(work: Work, names: tuple[str, ...], out: Path, *, emit: Emit) -> Work:
+    """Runs the stages, writes the lowered graph and holds it against the reference (in a worker)."""
     from ..passes import StripMetadata
     from . import emulate, golden, storage, verify
 
+    work = run_stages(work, names, emit=emit)
     emit("stage", "write")
     with files.telling(out.parent):
         model = storage.load(work.source)
@@ -157,10 +160,10 @@ def _write_lowered(work: Work, out: Path, *, emit: Emit) -> dict[str, Any]:
         )
     run = emulate.runner(out)
     bounds = tolerance(work.job.precision, work.job.tolerance)
-    result = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
-    if not result["passed"]:
-        raise GateFailed(difference("the lowered graph", work.model, result), hint=hint(work))
-    return result
+    work.verification = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
+    if not work.verification["passed"]:
+        raise GateFailed(difference("the lowered graph", work.model, work.verification), hint=hint(work))
+    return work
 
 
 def bisect_file(

@@ -204,7 +204,7 @@ def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> None:
 
 def _checksum(tensor: ir.TensorProtocol) -> int:
     checksum = 0
-    for chunk in _chunks(tensor):
+    for chunk in chunks(tensor):
         checksum = zlib.crc32(chunk, checksum)
     return checksum
 
@@ -212,7 +212,7 @@ def _checksum(tensor: ir.TensorProtocol) -> int:
 def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> None:
     """Writes a tensor's bytes at `offset`, from file to file within the kernel where it can do that."""
     start = _copied(tensor, target, offset) if isinstance(tensor, ir.ExternalTensor) else 0
-    for chunk in _chunks(tensor, start):
+    for chunk in chunks(tensor, start):
         rest = memoryview(chunk)
         while rest:
             done = os.pwrite(target, rest, offset + start)
@@ -232,7 +232,7 @@ def _copied(tensor: ir.ExternalTensor, target: int, offset: int) -> int:
     return count
 
 
-def _chunks(tensor: ir.TensorProtocol, start: int = 0) -> Iterator[bytes | memoryview]:
+def chunks(tensor: ir.TensorProtocol, start: int = 0) -> Iterator[bytes | memoryview]:
     """Yields a tensor's bytes from `start` on; those of a file are read a few at a time, each over the last."""
     if not isinstance(tensor, ir.ExternalTensor):
         yield _bytes_of(tensor)
@@ -264,7 +264,7 @@ def save_whole(model: ir.Model, path: Path) -> None:
     _require_unread(model, path)
     with _large_weights(model) as weights, path.open("wb", buffering=_CHUNK) as file:
         for part in _whole(model, {value.name or "": tensor for value, tensor in weights.items()}):
-            for chunk in (part,) if isinstance(part, bytes) else _chunks(part):
+            for chunk in (part,) if isinstance(part, bytes) else chunks(part):
                 file.write(chunk)
 
 
