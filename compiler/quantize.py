@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import host, plugins
 from .errors import BuildFailed, UsageError
 from .recipe import Job, backend_options
@@ -178,13 +180,14 @@ def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> 
 def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
     """Inserts Q/DQ; returns a row per product and the activations that were smoothed."""
     from ..calibration.table import RangeTable
-    from ..passes import SeparateZeroPoints, is_kept, layer_name
+    from ..passes import CenterActivations, SeparateZeroPoints, is_kept, layer_name
 
     known = table or RangeTable(method="", samples=0, source="", source_digest="", model_digest="")
     smoothed = _smooth(model, how, known)
     inserting = _inserting(how, known, smoothed)
     layers = list(_layers(model, inserting, how, known, smoothed))
     inserting(model)
+    CenterActivations(centers=tuple(smoothed.centers.items()))(model)
     own = [
         replace(layer, decision="int8", reason="", method=OWN) if layer.reason == _OWN else layer for layer in layers
     ]
@@ -195,7 +198,7 @@ def _to_int8(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
             raise UsageError(
                 f"--exclude: {layer_name(node)} has Q/DQ of its own, from training", hint="Take them out of the model"
             )
-    return own, list(smoothed)
+    return own, list(smoothed.ranges)
 
 
 def _to_dynamic(model: "ir.Model", how: Lowering, _table: "RangeTable | None") -> tuple[list[Layer], list[str]]:
@@ -245,6 +248,8 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 
 _NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 _BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
+_WORTH_CENTERING = 0.75
+"""Channels are moved about zero where that shrinks the range of their tensor to less than this share."""
 OWN = "trained"
 """Method of a layer that came with Q/DQ."""
 _OWN = "it has Q/DQ of its own"
@@ -276,28 +281,42 @@ def _lowerable(model: "ir.Model", how: Lowering) -> "list[ir.Node]":
     return [node for node in model.graph if node.op_type in (*PRODUCTS, "Gather")]
 
 
-def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> dict[str, tuple[float, float]]:
-    """Scales channels where that helps; returns the new ranges of the activations that changed."""
-    from ..passes import SmoothActivations, smoothed_name
+@dataclass
+class _Smoothed:
+    """What became of activations whose channels were scaled.
 
+    Attributes:
+        ranges: by name.
+        centers: middle of each channel of those that are centered, once they are quantized, by name.
+    """
+
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    centers: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> _Smoothed:
+    """Scales channels where that helps; where integers are symmetric, some will be moved about zero as well."""
+    from ..passes import SCHEMES, SmoothActivations, smoothed_name
+
+    made = _Smoothed()
     if not how.smoothing or not table.channels:
-        return {}
-    extremes = tuple(
-        (name, tuple(max(-low, high) for low, high in zip(one.low, one.high, strict=True)))
-        for name, one in table.channels.items()
-    )
+        return made
+    channels = {name: (np.array(one.low), np.array(one.high)) for name, one in table.channels.items()}
+    extremes = tuple((name, tuple(np.maximum(-low, high).tolist())) for name, (low, high) in channels.items())
     smoothing = SmoothActivations(extremes=extremes, strength=how.smoothing, keep=how.keep)
     scales = smoothing.scales(model)
     smoothing(model)
     names = {value.name for node in model.graph for value in node.outputs}
-    ranges = {}
     for name, scale in scales.items():
-        one = table.channels[name]
-        low = min(float(number / by) for number, by in zip(one.low, scale, strict=True))
-        high = max(float(number / by) for number, by in zip(one.high, scale, strict=True))
+        low, high = (one / scale for one in channels[name])
         inserted = smoothed_name(name)
-        ranges[inserted if inserted in names else name] = (min(low, 0.0), max(high, 0.0))
-    return ranges
+        known = inserted if inserted in names else name
+        made.ranges[known] = least, most = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+        radius = float((high - low).max()) / 2
+        if SCHEMES[how.scheme].symmetric and radius < _WORTH_CENTERING * max(-least, most):
+            made.ranges[known] = -radius, radius
+            made.centers[known] = tuple(((low + high) / 2).tolist())
+    return made
 
 
 def _without_range(node: "ir.Node", reason: str, shapes: "Shapes") -> Layer:
@@ -327,14 +346,14 @@ def _quantize_embeddings(model: "ir.Model", how: Lowering) -> list[Layer]:
     return layers
 
 
-def _inserting(how: Lowering, table: "RangeTable", smoothed: Mapping[str, tuple[float, float]]) -> "InsertQdq":
+def _inserting(how: Lowering, table: "RangeTable", smoothed: _Smoothed) -> "InsertQdq":
     from ..passes import SCHEMES, InsertQdq
 
     symmetric = SCHEMES[how.scheme].symmetric
     ranges: dict[str, tuple[float, float]] = {}
     for name, one in table.tensors.items():
         ranges[name] = (-one.symmetric, one.symmetric) if symmetric else one.affine
-    ranges.update(smoothed)
+    ranges.update(smoothed.ranges)
     return InsertQdq(
         family=how.scheme,
         ranges=tuple((name, low, high) for name, (low, high) in ranges.items()),
@@ -348,7 +367,7 @@ def _layers(
     inserting: "InsertQdq",
     how: Lowering,
     table: "RangeTable",
-    smoothed: Mapping[str, tuple[float, float]],
+    smoothed: _Smoothed,
 ) -> Iterator[Layer]:
     from ..passes import ORIGIN, SCHEMES, layer_name
     from . import effect
@@ -364,14 +383,15 @@ def _layers(
         source = found.source.get(value, value) if value is not None else None
         name = (source.name or "") if source is not None else ""
         low, high = ranges.get(name, (0.0, 0.0))
-        facts = table.tensors.get(name) if name not in smoothed else None
+        moved = "smoothed and centered minmax" if name in smoothed.centers else "smoothed minmax"
+        facts = table.tensors.get(name) if name not in smoothed.ranges else None
         choice = None if facts is None else (facts.symmetric_choice if symmetric else facts.affine_choice)
         yield Layer(
             name=layer_name(node),
             origin=node.metadata_props.get(ORIGIN, ""),
             op=node.op_type,
             tensor=name,
-            method="smoothed minmax" if name in smoothed else (choice.method if choice else ""),
+            method=moved if name in smoothed.ranges else (choice.method if choice else ""),
             low=low,
             high=high,
             scale=max(-low, high) / 127 if symmetric else (high - low) / 255,

@@ -11,6 +11,7 @@ from ._check import BrokenGraph, check, signature
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
+from .center_activations import CenterActivations
 from .convert_precision import ConvertPrecision
 from .delay_batch_norm import DelayBatchNorm
 from .fold_constants import FoldConstants
@@ -54,6 +55,7 @@ __all__ = [
     "PRESETS",
     "SCHEMES",
     "BrokenGraph",
+    "CenterActivations",
     "ConvertPrecision",
     "InferShapes",
     "InsertQdq",
@@ -134,6 +136,7 @@ switches off those of its fusions that measure slower on a CPU (SkipLayerNormali
 """
 
 EXTRA: tuple[Pass, ...] = (
+    CenterActivations(),
     ConvertPrecision(),
     FuseAttention(),
     FuseRotary(),

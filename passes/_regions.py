@@ -186,7 +186,7 @@ def require_quantizable(node: ir.Node, scheme: Scheme, keep: tuple[str, ...], op
     require(bias is None or is_weight(bias), f"its bias {text(bias)} is no constant")
     weight, _ = weight_of(node)
     if node.op_type == "MatMul" and weight is None:
-        require(scheme.both_computed, "it multiplies two activations, which the target does no faster in INT8")
+        require(not scheme.both_computed, f"it multiplies two activations, {scheme.both_computed}")
         return
     require(weight is not None, f"its weight {text(right)} is no constant")
     assert weight is not None

@@ -13,7 +13,7 @@ from ._regions import require_quantizable
 from ._schemes import SCHEMES
 
 _PRODUCTS = ("Gemm", "MatMul")
-_SCHEME = replace(SCHEMES["onnxruntime"], both_computed=True, integer_bias=False)
+_SCHEME = replace(SCHEMES["onnxruntime"], both_computed="", integer_bias=False)
 
 
 @dataclass(frozen=True)

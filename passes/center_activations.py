@@ -1,0 +1,195 @@
+"""Centers the channels of what is quantized about zero, for targets whose integers are symmetric."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ._base import Pass
+from ._constants import new_constant
+from ._match import only_use, text
+
+
+@dataclass(frozen=True)
+class CenterActivations(Pass):
+    """Moves channels about zero: MatMul(DQ(Q(x)), DQ(w)) + b -> MatMul(DQ(Q(x - c)), DQ(w)) + (b + c * DQ(w)).
+
+    Symmetric integers waste every second value on what lies on one side of zero, as the output of GELU does. The
+    correction is of the weights as they are dequantized, so that it is exact. c goes into the LayerNormalization that
+    computes x where nothing else uses its result, else it is a Sub.
+
+    In no preset: it needs calibrated extremes, and scales that fit what is centered; `planc quantize` and `planc
+    compile -p int8` run it behind `insert-qdq` for TensorRT.
+
+    Source: Wei et al. 2023, Outlier Suppression+, arXiv:2304.09145, "channel-wise shifting".
+
+    Attributes:
+        centers: name of a tensor that is quantized, and the middle of each of its channels, on the last axis.
+    """
+
+    centers: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Centers in place.
+
+        Raises:
+            ValueError: something else than such products uses what is quantized.
+        """
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        values |= {value.name: value for value in model.graph.inputs}
+        modified = False
+        for name, numbers in self.centers:
+            value, center = values.get(name), np.array(numbers, np.float32)
+            for quantize in list(_quantizers(value)) if value is not None else ():
+                for node in _products(quantize, center.size):
+                    _correct(model.graph, node, center)
+                if not _fold(model.graph, quantize, center):
+                    _insert(model.graph, quantize, center)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _quantizers(value: ir.Value) -> Iterator[ir.Node]:
+    for use in value.uses():
+        if use.node.op_type == "QuantizeLinear" and use.node.domain == "" and use.idx == 0:
+            yield use.node
+
+
+def _products(quantize: ir.Node, channels: int) -> list[ir.Node]:
+    """Returns the products that multiply what is quantized by integers: nothing else may use it."""
+    whole = quantize.outputs[0]
+    result = next(iter(whole.uses())).node.outputs[0] if only_use(whole) else whole
+    users = list(dict.fromkeys(use.node for use in result.uses()))
+    if result.is_graph_output() or not all(_is_product(node, result, channels) for node in users):
+        raise ValueError(f"{text(quantize.inputs[0])} is quantized for more than products of a matrix")
+    return users
+
+
+def _is_product(node: ir.Node, left: ir.Value, channels: int) -> bool:
+    """Whether a product multiplies `left` by a matrix of so many rows of dequantized integers."""
+    if node.domain != "" or node.op_type not in ("Gemm", "MatMul") or node.inputs[0] is not left:
+        return False
+    maker = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if maker is None or maker.op_type != "DequantizeLinear" or node.inputs[1] is left:
+        return False
+    whole = maker.inputs[0]
+    constants = all(one is None or one.const_value is not None for one in maker.inputs)
+    if not constants or whole is None or whole.const_value is None or node.attributes.get_int("transA", 0) == 1:
+        return False
+    shape = whole.const_value.shape.numpy()
+    return len(shape) == 2 and shape[1 if _is_turned(node) else 0] == channels
+
+
+def _is_turned(node: ir.Node) -> bool:
+    return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+
+
+def _weight(node: ir.Node) -> np.ndarray:
+    """Returns what a product multiplies by: float32[channels, columns]."""
+    right = node.inputs[1]
+    assert right is not None
+    maker = right.producer()
+    assert maker is not None
+    whole, scale = (value.const_value for value in maker.inputs[:2] if value is not None)
+    assert whole is not None and scale is not None
+    axis, step = maker.attributes.get_int("axis", 1), scale.numpy()
+    shape = [1, 1]
+    if step.ndim:
+        shape[axis] = -1
+    array: np.ndarray = whole.numpy().astype(np.float32) * step.reshape(shape)
+    return array.T if _is_turned(node) else array
+
+
+def _correct(graph: ir.Graph, node: ir.Node, center: np.ndarray) -> None:
+    """Adds what was taken off to the bias of a product."""
+    more = (center.astype(np.float64) @ _weight(node)).astype(np.float32)
+    user, index = _bias(node, more.size)
+    if user is None:
+        _add(graph, node, more)
+        return
+    old = user.inputs[index] if index < len(user.inputs) else None
+    array = more if old is None or old.const_value is None else old.const_value.numpy() + more
+    fresh = new_constant(graph, f"{node.outputs[0].name}_centered_bias", array)
+    if index < len(user.inputs):
+        user.replace_input_with(index, fresh)
+    else:
+        user.resize_inputs(index + 1)
+        user.replace_input_with(index, fresh)
+    if old is not None and not old.uses() and not old.is_graph_output():
+        graph.initializers.pop(old.name or "", None)
+
+
+def _bias(node: ir.Node, columns: int) -> tuple[ir.Node | None, int]:
+    """Returns where a constant of one number per column is added, or may be; (None, 0) where that is nowhere."""
+    if node.op_type == "Gemm":
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        return (node, 2) if bias is None or _is_row(bias, columns) else (None, 0)
+    output = node.outputs[0]
+    if only_use(output) and not output.is_graph_output():
+        (use,) = output.uses()
+        other = use.node.inputs[1 - use.idx] if use.node.op_type == "Add" and use.node.domain == "" else None
+        if other is not None and _is_row(other, columns):
+            return use.node, 1 - use.idx
+    return None, 0
+
+
+def _is_row(value: ir.Value, columns: int) -> bool:
+    tensor = value.const_value
+    return (
+        tensor is not None
+        and not value.is_graph_input()
+        and tensor.shape.numpy() == (columns,)
+        and tensor.dtype is ir.DataType.FLOAT
+    )
+
+
+def _add(graph: ir.Graph, node: ir.Node, more: np.ndarray) -> None:
+    """Puts an Add behind a product that has no bias; the product's output keeps its name for what comes behind it."""
+    output = node.outputs[0]
+    bias = new_constant(graph, f"{output.name}_centered_bias", more)
+    added = ir.node("Add", [output, bias], name=f"{node.name or output.name}_centered_Add")
+    added.metadata_props.update(node.metadata_props)
+    result = added.outputs[0]
+    result.type, result.shape = output.type, output.shape
+    result.name, output.name = output.name, f"{output.name}_product"
+    for use in list(output.uses()):
+        if use.node is not added:
+            use.node.replace_input_with(use.idx, result)
+    for index, one in enumerate(graph.outputs):
+        if one is output:
+            graph.outputs[index] = result
+    graph.insert_after(node, added)
+
+
+def _fold(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> bool:
+    """Takes the center off the bias of the normalization that computes the value; False where it cannot."""
+    value = quantize.inputs[0]
+    norm = value.producer() if value is not None else None
+    if value is None or norm is None or norm.op_type != "LayerNormalization" or norm.domain != "":
+        return False
+    last = (-1, len(value.shape) - 1 if value.shape is not None else -1)
+    bias = norm.inputs[2] if len(norm.inputs) > 2 else None
+    if not only_use(value) or value.is_graph_output() or norm.attributes.get_int("axis", -1) not in last:
+        return False
+    if bias is None or not _is_row(bias, center.size):
+        return False
+    assert bias.const_value is not None
+    fresh = new_constant(graph, f"{bias.name}_centered", bias.const_value.numpy() - center)
+    norm.replace_input_with(2, fresh)
+    value.name = f"{value.name}_centered"
+    if not bias.uses() and not bias.is_graph_output():
+        graph.initializers.pop(bias.name or "", None)
+    return True
+
+
+def _insert(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> None:
+    value = quantize.inputs[0]
+    assert value is not None
+    by = new_constant(graph, f"{value.name}_center", center)
+    made = ir.node("Sub", [value, by], name=f"{value.name}_center_Sub")
+    made.metadata_props.update(quantize.metadata_props)
+    output = made.outputs[0]
+    output.name, output.type, output.shape = f"{value.name}_centered", value.type, value.shape
+    quantize.replace_input_with(0, output)
+    graph.insert_before(quantize, made)
