@@ -107,14 +107,14 @@ def feeds(
         raise DataError(f"{where}: no samples{rows}")
 
 
-def random(specs: Sequence[InputSpec], sizes: Mapping[str, int], n: int, seed: int = 0) -> Iterator[Feed]:
-    """Yields `n` random feeds with the symbols' `sizes`, the same at every call.
+def random(specs: Sequence[InputSpec], sizes: Sequence[Mapping[str, int]], n: int, seed: int = 0) -> Iterator[Feed]:
+    """Yields `n` random feeds, the same at every call; the symbols have each of `sizes` in turns.
 
     Floats are standard normal and integers 0 or 1, unless the spec has `low` and `high`: then they are uniform.
     """
     rng = np.random.default_rng(seed)
-    for _ in range(n):
-        yield {spec.name: _draw(rng, spec, sizes) for spec in specs}
+    for index in range(n):
+        yield {spec.name: _draw(rng, spec, sizes[index % len(sizes)]) for spec in specs}
 
 
 def _draw(rng: np.random.Generator, spec: InputSpec, sizes: Mapping[str, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..calibration import dataset
 from . import user_code
 from .errors import BuildFailed, UsageError, one_line, words_of
 from .recipe import NO_DATA, Calibration
-from .shapes import Dim, TensorSpec
+from .shapes import Dim, TensorSpec, points
 from .worker import Emit
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _random(
     if not wanted.random:
         raise UsageError("INT8 needs calibration data", hint=NO_DATA)
     emit("note", "calibrating on random data, as --allow-random-calibration says: expect no accuracy")
-    sizes = {dim.name: dim.opt for dim in dims}
+    sizes = [point.sizes for point in points(dims)]  # what a tensor holds may depend on them, as behind Softmax
     return dataset.random(specs, sizes, wanted.samples or _RANDOM_SAMPLES)
 
 

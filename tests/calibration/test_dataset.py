@@ -237,10 +237,11 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
 def test_random_feeds_are_the_same_each_time() -> None:
     bounded = TensorSpec("ids", "int64", ("batch", "seq"), 5, 9)
     specs = [X, bounded, TensorSpec("flag", "bool", ("batch",)), TensorSpec("half", "float16", (2,), -1, 1)]
-    sizes = {"batch": 2, "seq": 50}
+    sizes = [{"batch": 2, "seq": 50}, {"batch": 1, "seq": 7}]
     first, second = list(random(specs, sizes, 3)), list(random(specs, sizes, 3))
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(first, second, strict=True) for name in a)
-    assert not np.array_equal(first[0]["x"], first[1]["x"])
+    assert not np.array_equal(first[0]["x"], first[2]["x"])
+    assert [one["ids"].shape for one in first] == [(2, 50), (1, 7), (2, 50)], "each of the sizes in turns"
     assert [first[0][spec.name].dtype.name for spec in specs] == [spec.dtype for spec in specs]
     assert first[0]["x"].shape == (2, 3, 4)
     assert (first[0]["ids"].min(), first[0]["ids"].max()) == (5, 9)
@@ -254,7 +255,7 @@ def test_any_spec_will_do() -> None:
         dtype: str = "float32"
         shape: tuple[int | str, ...] = (1, 2)
 
-    assert next(random([Spec()], {}, 1))["x"].shape == (1, 2)
+    assert next(random([Spec()], [{}], 1))["x"].shape == (1, 2)
     assert shapes(list(feeds([{"x": rows(3, 2)}], [Spec()]))) == [(1, 2)] * 3
 
 

@@ -180,7 +180,8 @@ def test_outliers_of_channels_go_into_the_weights(
 def test_what_lies_on_one_side_of_zero_is_centered_for_symmetric_integers(
     tmp_path: Path, onnx_file: Callable[..., Path], infer: Callable[..., list[np.ndarray]]
 ) -> None:
-    text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch,8] x) => (float[batch,8] y) <float[batch,8] s, float[batch,8] m> {
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[batch,8] x) => (float[batch,8] y) <float[batch,8] s, float[batch,8] m> {
       s = Softplus(x)
       m = MatMul(s, w)
       y = Add(m, b)
