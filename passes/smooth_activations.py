@@ -13,6 +13,7 @@ from ._match import only_use
 from ._regions import is_kept
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
+_POOLED = ("Flatten", "GlobalAveragePool", "ReduceMean", "Reshape", "Squeeze")
 _LEAST = 1e-5
 _QUIET = 0.75
 """Share of the channels that are all scaled as the greatest of them."""
@@ -84,8 +85,13 @@ class SmoothActivations(Pass):
 
 
 def _is_absorbed(value: ir.Value) -> bool:
-    """Whether the kernel of a product computes the value: a Mul between it and its Q would make it a float kernel."""
+    """Whether the kernel of a product computes the value: a Mul between it and its Q would make it a float kernel.
+
+    What is pooled of it counts, too: in front of a classifier the last block would run in floating point.
+    """
     node = value.producer()
+    while node is not None and node.op_type in _POOLED and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
     if node is None or node.op_type not in ("Clip", "Relu"):
         return False
     before = node.inputs[0].producer() if node.inputs[0] is not None else None

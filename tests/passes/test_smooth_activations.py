@@ -141,6 +141,25 @@ def test_what_is_left_alone(graph: Graph) -> None:
     _alone(graph(branch + ", else_branch = e () => (float[] b) { b = Relu(x) }> }", w=w))
 
 
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ("c = Conv(x, v) r = Relu(c) f = Flatten(r) y = MatMul(f, w)", "f"),
+        ("c = Conv(x, v) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, w)", "f"),
+        ("c = Conv(x, v) s = Add(c, c) r = Relu(s) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, w)", "f"),
+    ],
+)
+def test_what_a_kernel_in_int8_gives_is_left_alone_though_it_is_pooled(steps: str, name: str, graph: Graph) -> None:
+    """A Mul in front of the classifier would leave the last block of a ResNet in floating point."""
+    model = graph(f"g (float[5,3,1,1] x) => (float[] y) {{ {steps} }}", v=normal(16, 3, 1, 1), w=normal(16, 7))
+    InferShapes()(model)
+    assert not SmoothActivations(extremes=extremes(name, X))(model).modified
+    other = graph(f"g (float[5,3,1,1] x) => (float[] y) {{ {steps.replace('Relu', 'Sigmoid')} }}",
+                     v=normal(16, 3, 1, 1), w=normal(16, 7))  # fmt: skip
+    InferShapes()(other)
+    assert SmoothActivations(extremes=extremes(name, X))(other).modified, "no kernel in INT8 computes that"
+
+
 def test_keep(graph: Graph, infer: Infer) -> None:
     text = "g (float[5,16] x) => (float[] a, float[] b) { a = MatMul(x, w) b = MatMul(x, v) }"
     model = graph(text, w=normal(16, 7), v=normal(16, 7, seed=2))
