@@ -21,8 +21,6 @@ _VERBS = (
     "passes", "verify", "run", "bench", "diff", "report", "inspect", "targets", "doctor",
 )  # fmt: skip
 """In the order of `planc --help`; each is a file here with a `typer.Typer` called `app`."""
-_ON_GRAPHS = ("bisect", "calibrate", "optimize", "passes", "quantize")
-"""Those whose work is a worker's from the start, with the graph libraries."""
 
 
 app = typer.Typer(
@@ -102,10 +100,6 @@ def main() -> None:
     """Runs the command line and maps what it raises to an exit code."""
     for number in _STOPS:
         signal.signal(number, _interrupt)
-    if set(_verb()) & set(_ON_GRAPHS) and not {"-h", "--help"} & set(sys.argv):
-        from ..compiler import worker
-
-        worker.prepare("planc.compiler.storage")  # 0.2 s of imports, during which typer is imported here
     _add_verbs()
     debug = "--debug" in sys.argv
     try:

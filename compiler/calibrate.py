@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..calibration import dataset
-from . import user_code
+from . import host, user_code
 from .errors import BuildFailed, UsageError, one_line, words_of
 from .recipe import NO_DATA, Calibration
 from .shapes import Dim, TensorSpec, points
@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 _FORMS = "Give an .npz, a folder of .npz or .npy files, or file.py:callable"
 _RANDOM_SAMPLES = 16
-STREAMS = 2
+STREAMS = min(host.cores(), 2)
 """Samples that run at once: two on a thread each keep two cores busier than one on two, which wait for each other."""
 LABELS = "labels"
 """Array of the data that is no input, unless the model has one of that name."""
@@ -171,8 +171,8 @@ def gather(
     def own() -> Iterator[dict[str, np.ndarray]]:
         for index, feed in enumerate(source):
             made.first = made.first or feed
-            if index % step == begin:
-                yield feed
+            if index % step == begin:  # its own copy: user code may fill the same arrays again
+                yield {name: array.copy() for name, array in feed.items()}
 
     for _, arrays in _ahead(_watcher(graph, names), own()):
         made.update(dict(zip(names, arrays, strict=True)), channelled)

@@ -198,11 +198,12 @@ def through(
             names = ("export", *names)
 
     def attempt(skipped: dict[str, str]) -> Work:
+        left = _taken_up(work, store, names) if skipped and "export" in names else names
         with _sharing(store, on_event) as listen:
             return worker.call(
                 run,
                 replace(work, skipped=skipped),
-                names,
+                left,
                 *args,
                 limits=replace(limits, steady=keys.backend(job).STEADY),
                 on_event=listen,
@@ -215,6 +216,16 @@ def through(
     for entry in work.done.values():
         store.note_last(str(job.id), entry)
     return work
+
+
+def _taken_up(work: Work, store: Store, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Takes the export that a worker made before a pass killed it, and returns the stages that are left."""
+    files.remove(work.folder)
+    work.folder.mkdir()
+    export = trail(work.job, store)[0]["export"]
+    store.restore(export, lambda name: work.folder / name)
+    work.done, work.made, work.seconds = {"export": export}, ["export"], {"export": export.seconds}
+    return tuple(name for name in names if name != "export")
 
 
 def _fetch(job: Job, store: Store, names: tuple[str, ...]) -> None:

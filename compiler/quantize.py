@@ -250,6 +250,8 @@ _NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bf
 _BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
 _WORTH_CENTERING = 0.75
 """Channels are moved about zero where that shrinks the range of their tensor to less than this share."""
+_LEAST_ROWS = 1024
+"""Fewer values of each channel say too little of where it lies: other data would saturate."""
 OWN = "trained"
 """Method of a layer that came with Q/DQ."""
 _OWN = "it has Q/DQ of its own"
@@ -312,8 +314,9 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> _Smoothed:
         inserted = smoothed_name(name)
         known = inserted if inserted in names else name
         made.ranges[known] = least, most = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
-        radius = float((high - low).max()) / 2
-        if SCHEMES[how.scheme].symmetric and radius < _WORTH_CENTERING * max(-least, most):
+        radius, rows = float((high - low).max()) / 2, table.tensors[name].count // low.size
+        worth = 0 < radius < _WORTH_CENTERING * max(-least, most) and rows >= _LEAST_ROWS
+        if SCHEMES[how.scheme].symmetric and worth:
             made.ranges[known] = -radius, radius
             made.centers[known] = tuple(((low + high) / 2).tolist())
     return made

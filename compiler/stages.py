@@ -339,6 +339,8 @@ def _optimize(work: Work, emit: Emit) -> None:
         own=True,
     )
     work.optimized = optimize.run(work.model.path, work.graph, family, work.skipped, emit=emit)
+    for name, reason in work.skipped.items():  # those that failed otherwise are told of as they fail
+        emit("note", f"left out the pass {name}: {reason}")
 
 
 def _load_report(work: Work, facts: Mapping[str, Any]) -> None:

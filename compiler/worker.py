@@ -52,7 +52,7 @@ _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 _STEADY = "steady"
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),  # glibc gives arrays back to the system, which clears each page anew:
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc gives arrays back to the system, which clears each page anew:
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),  # a twentieth of a calibration
     "PYTHONHASHSEED": "0",
     "TOKENIZERS_PARALLELISM": "false",

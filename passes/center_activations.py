@@ -10,6 +10,8 @@ from ._base import Pass
 from ._constants import new_constant
 from ._match import only_use, text
 
+_BLOCK = 512
+
 
 @dataclass(frozen=True)
 class CenterActivations(Pass):
@@ -38,16 +40,18 @@ class CenterActivations(Pass):
         """
         values = {value.name: value for node in model.graph for value in node.outputs}
         values |= {value.name: value for value in model.graph.inputs}
-        modified = False
-        for name, numbers in self.centers:
-            value, center = values.get(name), np.array(numbers, np.float32)
-            for quantize in list(_quantizers(value)) if value is not None else ():
-                for node in _products(quantize, center.size):
-                    _correct(model.graph, node, center)
-                if not _fold(model.graph, quantize, center):
-                    _insert(model.graph, quantize, center)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+        found = [
+            (quantize, np.array(numbers, np.float32))
+            for name, numbers in self.centers
+            if name in values
+            for quantize in _quantizers(values[name])
+        ]
+        for quantize, center in found:
+            for node in _products(quantize, center.size):
+                _correct(model.graph, node, center)
+            if not _fold(model.graph, quantize, center):
+                _insert(model.graph, quantize, center)
+        return ir.passes.PassResult(model, modified=bool(found))
 
 
 def _quantizers(value: ir.Value) -> Iterator[ir.Node]:
@@ -85,25 +89,25 @@ def _is_turned(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
 
 
-def _weight(node: ir.Node) -> np.ndarray:
-    """Returns what a product multiplies by: float32[channels, columns]."""
+def _product(center: np.ndarray, node: ir.Node) -> np.ndarray:
+    """Returns float32[columns], the center times the dequantized weight, of whose rows a few are floats at once."""
     right = node.inputs[1]
     assert right is not None
     maker = right.producer()
     assert maker is not None
     whole, scale = (value.const_value for value in maker.inputs[:2] if value is not None)
     assert whole is not None and scale is not None
-    axis, step = maker.attributes.get_int("axis", 1), scale.numpy()
-    shape = [1, 1]
-    if step.ndim:
-        shape[axis] = -1
-    array: np.ndarray = whole.numpy().astype(np.float32) * step.reshape(shape)
-    return array.T if _is_turned(node) else array
+    array = whole.numpy().T if _is_turned(node) else whole.numpy()
+    total = np.zeros(array.shape[1])
+    for start in range(0, center.size, _BLOCK):
+        total += center[start : start + _BLOCK].astype(np.float64) @ array[start : start + _BLOCK].astype(np.float64)
+    result: np.ndarray = (total * scale.numpy()).astype(np.float32)
+    return result
 
 
 def _correct(graph: ir.Graph, node: ir.Node, center: np.ndarray) -> None:
     """Adds what was taken off to the bias of a product."""
-    more = (center.astype(np.float64) @ _weight(node)).astype(np.float32)
+    more = _product(center, node)
     user, index = _bias(node, more.size)
     if user is None:
         _add(graph, node, more)

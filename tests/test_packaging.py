@@ -47,7 +47,7 @@ def test_exactly_the_package_ships(wheel: zipfile.ZipFile, repository: Path) -> 
         for path in (repository / folder).rglob("*")
         if path.suffix in (".jinja", ".json", ".py", ".toml")
     ]
-    expected = {"__init__.py", "py.typed", *map(str, sources)}
+    expected = {"__init__.py", "__main__.py", "py.typed", *map(str, sources)}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == {f"planc/{name}" for name in expected}, "a stray .py of the root ships: the root is the package"
 
@@ -73,7 +73,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     }  # fmt: skip
     assert "planc compile" in str(metadata.get_payload())
     (points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert b"planc = planc.cli:main" in wheel.read(points)
+    assert b"planc = planc.__main__:main" in wheel.read(points)
 
 
 def test_the_wheel_works_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_wheel_works_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: 
     wheel.extractall(tmp_path / "site")
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop()); import planc; sys.argv = ['planc', 'targets']\n"
-        "print(planc.__file__); from planc.cli import main; main()"
+        "print(planc.__file__); from planc.__main__ import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, tmp_path / "site"], cwd=tmp_path, capture_output=True, text=True

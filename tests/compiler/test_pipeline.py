@@ -11,6 +11,7 @@ import pytest
 
 import planc
 from planc.compiler import files, pipeline, recipe
+from planc.compiler.cache import Store
 from planc.compiler.errors import BuildFailed, GateFailed
 from planc.compiler.worker import Limits
 
@@ -67,6 +68,32 @@ def test_cpu_keeps_going_when_one_backend_cannot(onnx_file: Callable[..., Path],
     (row,) = result.report["candidates"]
     assert (row["name"], row["status"]) == ("openvino-cpu", "failed")
     assert "CDist" in row["reason"]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["cache", "no cache"])
+def test_a_pass_that_kills_its_worker_is_left_out(
+    kept: bool, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker of an ONNX model has made the export as well: that is not made again."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if 'PLANC_WORKER' in os.environ:\n"
+        "    import planc.passes\n"
+        "    planc.passes.names()['fuse-conv-bn'].call = lambda *_: os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    store = Store(tmp_path / "cache") if kept else None
+    events: list[Any] = []
+    result = pipeline.run(
+        _job(workshop, "null"), tmp_path / "out", limits=LIMITS, store=store, on_event=lambda *one: events.append(one)
+    )
+    assert result.report["graph"]["after"]["operators"]["BatchNormalization"] == 1
+    assert "fuse-conv-bn" not in [one["name"] for one in result.report["passes"]]
+    (note,) = [value for kind, value in events if kind == "note"]
+    assert note.startswith("left out the pass fuse-conv-bn: the worker was killed by SIGKILL")
+    assert events.count(("stage", "reference")) == 1
+    assert set(result.report["stages"].values()) == {"built"}
+    assert result.report["seconds"]["export"] > 0
 
 
 def test_unchanged_is_left_alone_and_overwrite_replaces(workshop: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pytest
 
-COMMAND = (sys.executable, "-P", "-m", "planc.cli")
+COMMAND = (sys.executable, "-P", "-m", "planc")
 TABLE = {0, 1, 2, 3, 4, 5, 130}
 """Exit codes that an answer may have; 70 is a bug."""
 

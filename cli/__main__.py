@@ -1,5 +1,0 @@
-"""`python -m planc.cli`."""
-
-from . import main
-
-main()
