@@ -27,7 +27,6 @@ app = typer.Typer(
     name="planc",
     help="From a PyTorch or ONNX model to a verified, deployable artifact.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -102,6 +101,8 @@ def main() -> None:
         signal.signal(number, _interrupt)
     _add_verbs()
     debug = "--debug" in sys.argv
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -131,7 +132,11 @@ def main() -> None:
         raise
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own usage errors; it vendors click, so they have no public name
-            _fail(2, one_line(error.format_message()), f"See {' '.join(['planc', *_verb()])} --help")
+            message = error.format_message()
+            if message.startswith("Usage:"):  # a verb that wants one of its own
+                print(message, file=sys.stderr)
+                raise SystemExit(2) from None
+            _fail(2, one_line(message).rstrip("."), f"See {' '.join(['planc', *_verb()])} --help")
         if debug:
             _print_traceback()
         _crash(error)

@@ -33,6 +33,7 @@ def report(
 
     if no_measure and document is not None:
         raise UsageError("--bench and --no-measure exclude each other", hint="Drop one")
+    files.require_page(out)
     items = reports.find(places)
     if document is not None:
         items = reports.with_document(items, document)

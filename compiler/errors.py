@@ -117,8 +117,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
 
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), {one.lower() for one in words}, n=1, cutoff=0.5)
     if near:
-        return f"Did you mean {near[0]!r}?"
+        spelled = difflib.get_close_matches(word, [one for one in words if one.lower() == near[0]], n=1, cutoff=0)
+        return f"Did you mean {spelled[0]!r}?"
     more = ", ..." if len(words) > _MOST_WORDS else ""
     return f"Known: {', '.join(words[:_MOST_WORDS])}{more}" if words else ""

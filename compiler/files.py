@@ -90,14 +90,16 @@ def remove(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def require_ours(out: Path, overwrite: bool) -> None:
-    """Checks that an ONNX file called `out` may be written: what is there is planc's, or may go.
+def require_ours(out: Path, overwrite: bool, source: str | Path = "") -> None:
+    """Checks that an ONNX file called `out` may be written: what is there is planc's and not the source, or may go.
 
     Raises:
         UsageError: it is not, or is a folder.
     """
     if out.is_dir():
         raise UsageError(f"{out} is a folder", hint=f"Name the file: -o {out / 'model.onnx'}")
+    if out.exists() and not overwrite and source and Path(source).exists() and out.samefile(source):
+        raise UsageError(f"-o {out} is the model itself", hint="Give another -o; --overwrite replaces the model")
     if out.exists() and not overwrite and not _is_ours(out):
         raise UsageError(f"{out} exists and was not made by planc", hint="Add --overwrite, or give another -o")
 
@@ -217,6 +219,20 @@ def write_text(path: Path, text: str) -> None:
         staged = folder / path.name
         staged.write_text(text, encoding="utf-8")
         publish(staged, path)
+
+
+def require_page(out: Path) -> None:
+    """Checks that an HTML page called `out` may be written: what is there is one.
+
+    Raises:
+        UsageError: it is not, or is a folder.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"Name the file: {out / 'report.html'}")
+    if out.exists():
+        with out.open("rb") as file:
+            if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
+                raise UsageError(f"{out} exists and is no page of planc", hint="Give another name, such as report.html")
 
 
 def require_file(path: Path) -> None:

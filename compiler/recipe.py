@@ -12,7 +12,7 @@ from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
-NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic where there is no data"
+NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic for onnxruntime-cpu without data"
 AUTO = "auto"
 """The precision that `choose` finds."""
 OBJECTIVES = ("latency", "throughput", "size")

@@ -33,7 +33,7 @@ def export_file(
     Raises:
         PlancError: any class of the exit-code table.
     """
-    files.require_ours(out, overwrite)
+    files.require_ours(out, overwrite, source.text)
     with files.staging(out) as folder:
         facts = worker.call(_export_file, source, folder, out.name, limits=limits, on_event=on_event)
         return {"status": files.publish_onnx(folder / out.name, out, overwrite), **facts}
@@ -57,7 +57,7 @@ def optimize_file(
         PlancError: any class of the exit-code table.
     """
     files.require_file(source)
-    files.require_ours(out, overwrite)
+    files.require_ours(out, overwrite, source)
     with files.staging(out) as folder:
         staged = folder / out.name
         if check is None:
@@ -113,7 +113,7 @@ def quantize_file(
     Raises:
         PlancError: any class of the exit-code table.
     """
-    files.require_ours(out, overwrite)
+    files.require_ours(out, overwrite, job.source.text)
     if job.target.candidates:
         names = ", ".join(job.target.candidates)
         raise UsageError(f"{job.target.name} has no layout of its own", hint=f"Give one of its backends: -t {names}")

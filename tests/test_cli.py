@@ -57,8 +57,10 @@ def test_init(planc: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_no_arguments_show_help(planc: Callable[..., Any], tmp_path: Path) -> None:
-    done = planc(cwd=tmp_path, expect=None)
-    assert "Usage: planc" in done.stdout + done.stderr
+    assert planc(cwd=tmp_path).stdout == planc("--help", cwd=tmp_path).stdout
+    lines = planc("cache", cwd=tmp_path, expect=2).stderr.splitlines()
+    assert lines[0].startswith("Usage: planc cache")
+    assert any(line.lstrip().startswith("prune ") for line in lines), "a line for each verb of its own"
 
 
 def test_version(planc: Callable[..., Any], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_results_are_the_callers_own(openvino_artifact: Path, image: np.ndarray)
     ("arrays", "what", "hint"),
     [
         ({}, "input 'x' is missing", "Give x=float32[batch,3,8,8]"),
-        ({"X": np.zeros((1, 3, 8, 8), np.float32)}, "there is no input 'X'", "Known: x"),
+        ({"X": np.zeros((1, 3, 8, 8), np.float32)}, "there is no input 'X'", "Did you mean 'x'?"),
         ({"x": np.zeros((1, 3, 8, 8))}, "input 'x' is float64[1,3,8,8]", "Give x=float32[batch,3,8,8]"),
         ({"x": np.zeros((1, 3, 8), np.float32)}, "input 'x' is float32[1,3,8]", "Give x="),
         ({"x": np.zeros((1, 4, 8, 8), np.float32)}, "input 'x' is float32[1,4,8,8]", "with batch=1"),

@@ -33,6 +33,8 @@ def test_one_line_is_cut_in_the_middle() -> None:
         ("zzz", [], ""),
         ("z", [f"{index:03}" for index in range(60)], f"Known: {', '.join(f'{one:03}' for one in range(40))}, ..."),
         ("layer059", [f"layer{index:03}" for index in range(60)], "Did you mean 'layer059'?"),
+        ("nett", ["Net", "net"], "Did you mean 'net'?"),
+        ("L4", ["a10", "l4", "t4"], "Did you mean 'l4'?"),
     ],
 )
 def test_did_you_mean(word: str, known: list[str], said: str) -> None:

@@ -165,3 +165,28 @@ def test_a_depfile_has_a_rule_for_each_output_and_names_what_is_below_relative(
     files.write_depfile(Path("out.d"), {Path("out/a"): [shared, own], Path("out/b"): [shared, far]})
     rules = ["out/a: src/shared.py own.py", "out/b: src/shared.py /far/weights.bin"]
     assert Path("out.d").read_text().splitlines() == [*rules, "src/shared.py:", "own.py:", "/far/weights.bin:"]
+
+
+def test_the_model_itself_is_replaced_only_by_name(workshop: Path) -> None:
+    from planc.compiler import optimize, single
+    from planc.compiler.worker import Limits
+
+    model = workshop / "made.onnx"
+    single.optimize_file(workshop / "conv.onnx", model, optimize.Recipe(embed=True), limits=Limits(60))
+    before = model.read_bytes()
+    with pytest.raises(UsageError, match=r"is the model itself. Give another -o; --overwrite replaces the model"):
+        single.optimize_file(model, model, optimize.Recipe(embed=True), limits=Limits(60))
+    assert model.read_bytes() == before
+    single.optimize_file(model, model, optimize.Recipe(embed=True), limits=Limits(60), overwrite=True)
+
+
+def test_only_a_page_is_replaced_by_a_page(tmp_path: Path) -> None:
+    place = tmp_path / "net.py"
+    files.require_page(place)
+    place.write_text("import torch")
+    with pytest.raises(UsageError, match=r"net.py exists and is no page of planc"):
+        files.require_page(place)
+    place.write_text("<!doctype html>\n<html>")
+    files.require_page(place)
+    with pytest.raises(UsageError, match=r"is a folder. Name the file: .*report.html"):
+        files.require_page(tmp_path)
