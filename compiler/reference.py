@@ -75,7 +75,7 @@ def _session(
     onnxruntime = runtime()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.enable_mem_pattern = not threads
+    settings.enable_mem_pattern = not threads  # each run at once would plan a block of memory of its own
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     for key, value in (entries or {}).items():

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ._base import Pass
 from ._constants import new_constant
 from ._match import only_use, text
+from ._regions import is_weight
 
 _BLOCK = 512
 
@@ -115,11 +116,9 @@ def _correct(graph: ir.Graph, node: ir.Node, center: np.ndarray) -> None:
     old = user.inputs[index] if index < len(user.inputs) else None
     array = more if old is None or old.const_value is None else old.const_value.numpy() + more
     fresh = new_constant(graph, f"{node.outputs[0].name}_centered_bias", array)
-    if index < len(user.inputs):
-        user.replace_input_with(index, fresh)
-    else:
+    if index == len(user.inputs):
         user.resize_inputs(index + 1)
-        user.replace_input_with(index, fresh)
+    user.replace_input_with(index, fresh)
     if old is not None and not old.uses() and not old.is_graph_output():
         graph.initializers.pop(old.name or "", None)
 
@@ -130,7 +129,7 @@ def _bias(node: ir.Node, columns: int) -> tuple[ir.Node | None, int]:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         return (node, 2) if bias is None or _is_row(bias, columns) else (None, 0)
     output = node.outputs[0]
-    if only_use(output) and not output.is_graph_output():
+    if only_use(output):
         (use,) = output.uses()
         other = use.node.inputs[1 - use.idx] if use.node.op_type == "Add" and use.node.domain == "" else None
         if other is not None and _is_row(other, columns):
@@ -139,13 +138,8 @@ def _bias(node: ir.Node, columns: int) -> tuple[ir.Node | None, int]:
 
 
 def _is_row(value: ir.Value, columns: int) -> bool:
-    tensor = value.const_value
-    return (
-        tensor is not None
-        and not value.is_graph_input()
-        and tensor.shape.numpy() == (columns,)
-        and tensor.dtype is ir.DataType.FLOAT
-    )
+    tensor = value.const_value if is_weight(value) else None
+    return tensor is not None and tensor.shape.numpy() == (columns,) and tensor.dtype is ir.DataType.FLOAT
 
 
 def _add(graph: ir.Graph, node: ir.Node, more: np.ndarray) -> None:
@@ -174,7 +168,7 @@ def _fold(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> bool:
         return False
     last = (-1, len(value.shape) - 1 if value.shape is not None else -1)
     bias = norm.inputs[2] if len(norm.inputs) > 2 else None
-    if not only_use(value) or value.is_graph_output() or norm.attributes.get_int("axis", -1) not in last:
+    if not only_use(value) or norm.attributes.get_int("axis", -1) not in last:
         return False
     if bias is None or not _is_row(bias, center.size):
         return False
