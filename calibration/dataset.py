@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,10 +51,12 @@ class Tally:
     Attributes:
         samples: feeds that were yielded.
         dropped: rows that did not fill the last feed of an array.
+        integers: inputs whose integers were made floats, with both dtypes: images may lack their normalization.
     """
 
     samples: int = 0
     dropped: int = 0
+    integers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -211,6 +213,10 @@ def _feeds(arrays: Mapping[str, Any], specs: Sequence[InputSpec], where: str, ta
     for index in range(next(iter(counts.values()), 0)):
         at = f"{where}, sample {index}"
         feed = {spec.name: _sample(arrays[spec.name], spec, index, at) for spec in specs}
+        for spec in specs:
+            given = arrays[spec.name].dtype
+            if given.kind in "iu" and np.dtype(spec.dtype).kind == "f":
+                tally.integers[spec.name] = str(given), spec.dtype
         _check_symbols(feed, specs, at)
         yield feed
 

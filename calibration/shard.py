@@ -20,7 +20,7 @@ class Shard:
     Attributes:
         observers: by tensor.
         channels: least and greatest value of each channel, by tensor.
-        first: the first sample of the data, whoever's it is; empty before there is one.
+        first: the first samples of the data, whoever's they are.
         samples: of the data, not only those that were observed here.
         dropped: rows of the data that fill no sample.
         digest: of the data, see `dataset.Tally`.
@@ -28,7 +28,7 @@ class Shard:
 
     observers: dict[str, Observer]
     channels: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    first: Mapping[str, np.ndarray] = field(default_factory=dict)
+    first: list[Mapping[str, np.ndarray]] = field(default_factory=list)
     samples: int = 0
     dropped: int = 0
     digest: str = ""
@@ -52,14 +52,18 @@ class Shard:
         """Writes it into a new folder."""
         folder.mkdir()
         observers.save(folder / _OBSERVERS, self.observers)
-        names, inputs = sorted(self.channels), sorted(self.first)
+        names, inputs = sorted(self.channels), sorted(self.first[0]) if self.first else []
         arrays = {
             "channels": np.array(names, np.str_),
             "inputs": np.array(inputs, np.str_),
-            "counts": np.array([self.samples, self.dropped], np.int64),
+            "counts": np.array([self.samples, self.dropped, len(self.first)], np.int64),
             "digest": np.array(self.digest),
             **{f"channel{index}": np.stack(self.channels[name]) for index, name in enumerate(names)},
-            **{f"input{index}": self.first[name] for index, name in enumerate(inputs)},
+            **{
+                f"sample{place}_{index}": sample[name]
+                for place, sample in enumerate(self.first)
+                for index, name in enumerate(inputs)
+            },
         }
         with (folder / _REST).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -72,11 +76,14 @@ class Shard:
 def load(folder: Path) -> Shard:
     """Reads what `Shard.save` wrote."""
     with np.load(folder / _REST, allow_pickle=False) as kept:
-        samples, dropped = (int(count) for count in kept["counts"])
+        samples, dropped, first = (int(count) for count in kept["counts"])
         return Shard(
             observers.load(folder / _OBSERVERS),
             {str(name): tuple(kept[f"channel{index}"]) for index, name in enumerate(kept["channels"])},
-            {str(name): kept[f"input{index}"] for index, name in enumerate(kept["inputs"])},
+            [
+                {str(name): kept[f"sample{place}_{index}"] for index, name in enumerate(kept["inputs"])}
+                for place in range(first)
+            ],
             samples,
             dropped,
             str(kept["digest"]),

@@ -157,6 +157,9 @@ def verification_lines(result: dict[str, Any]) -> list[str]:
         told = [f"{result['reason']}{more}"]
         return told + [f"  its graph, in ONNX Runtime: {line}" for line in verification_lines(result["graph"])]
     lines = [f"verified against {result['reference']}" if result["passed"] else f"differs from {result['reference']}"]
+    if held := result.get("held_by"):
+        losses = ", ".join(f"{bound}: {figure(loss)}" for bound, loss in held["loss"].items())
+        lines[0] += f": by --max-drop on {held['samples']} samples ({losses}), where golden data alone miss the bounds"
     for label, outputs in result["points"].items():
         for name, metrics in outputs.items():
             figures = ", ".join(f"{key} {figure(value)}" for key, value in metrics.items())

@@ -173,14 +173,21 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> lis
     """Runs an artifact on the arrays of an .npz and describes its outputs; writes them to `out` (in a worker).
 
     Raises:
-        UsageError: the arrays do not fit the inputs.
+        UsageError: the arrays do not fit the inputs, or `out` is a file of another kind.
         PlancError: the artifact cannot be loaded here.
     """
+    import zipfile
+
     from . import files
 
     emit("stage", "run")
-    arrays = files.load_arrays(inputs)
-    results = load(path)(**arrays)
+    if out is not None and out.exists() and not zipfile.is_zipfile(out):
+        raise UsageError(f"-o {out} exists and is no .npz", hint="Give another name, such as outputs.npz")
+    arrays, session = files.load_arrays(inputs), load(path)
+    try:
+        results = session(**arrays)
+    except UsageError as error:
+        raise UsageError(f"{inputs}: {error.what}", hint=error.hint) from error
     if out is not None:
         with files.staging(out) as folder:
             files.save_arrays(folder / out.name, results)
@@ -329,7 +336,7 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    measured = {"complete_with", "executed_on", "failures", "graph", "passed", "points", "reason"}
+    measured = {"complete_with", "executed_on", "failures", "graph", "held_by", "passed", "points", "reason"}
     verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
     named = manifest.get("semantic_sha256", {})
     sealed = {name: named.get(name) or facts for name, facts in manifest["files"].items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..calibration import dataset
-from . import host, user_code
+from . import golden, host, user_code
 from .errors import BuildFailed, UsageError, one_line, words_of
 from .recipe import NO_DATA, Calibration
 from .shapes import Dim, TensorSpec, points
@@ -78,6 +78,23 @@ class Data:
                 return
             yield feed
 
+    def notes(self) -> list[str]:
+        """Returns what may surprise of the data that was read."""
+        told = [
+            f"{self.option} {self.text}: input {name!r} is {given} and was taken as {wanted}, its values as they are"
+            for name, (given, wanted) in sorted(self.tally.integers.items())
+        ]
+        if self.samples and self.tally.samples < self.samples:
+            told.append(f"{self.option} {self.text} has {self.tally.samples} of the {self.samples} samples asked for")
+        return told
+
+    def refused(self, index: int, error: Exception) -> UsageError:
+        """Returns what to tell of the sample that the model does not run on, as with an index that is out of bounds."""
+        return UsageError(
+            f"{self.option} {self.text}, sample {index}: the model cannot run on it: {_why(error)}",
+            hint="Mend or remove it",
+        )
+
     def _strip(self, item: dict[str, Any]) -> dict[str, Any]:
         """Takes the labels out of an item, which may hold several samples."""
         if LABELS not in item or any(spec.name == LABELS for spec in self.specs):
@@ -96,8 +113,8 @@ def measure(
     everything: bool = False,
     merged: "Shard | None" = None,
     emit: Emit,
-) -> "tuple[RangeTable, Mapping[str, np.ndarray] | None]":
-    """Returns the calibration table of an optimized FP32 graph, and the first sample of real data (in a worker).
+) -> "tuple[RangeTable, Sequence[Mapping[str, np.ndarray]]]":
+    """Returns the calibration table of an optimized FP32 graph, and the first samples of real data (in a worker).
 
     Args:
         graph: the ONNX file.
@@ -117,7 +134,7 @@ def measure(
     emit("stage", "calibrate")
     digest = graph_digest(graph)
     if wanted.table is not None:
-        return _read(wanted.table, digest), None
+        return _read(wanted.table, digest), ()
     whole = merged or gather(graph, wanted, specs, dims, everything=everything, emit=emit)
     if whole.dropped:
         emit("note", f"{whole.dropped} rows do not fill a batch of the model and were left out")
@@ -131,7 +148,7 @@ def measure(
         channels=whole.channels,
         whole=whole.channels,  # outliers in what a matrix multiplies carry what the model knows: arXiv:2208.07339
     )
-    return made, whole.first if wanted.data else None
+    return made, whole.first if wanted.data else ()
 
 
 def gather(
@@ -168,16 +185,21 @@ def gather(
     source = iter(data) if wanted.data else _random(wanted, specs, dims, emit)
     begin, step = part
 
-    def own() -> Iterator[dict[str, np.ndarray]]:
-        for index, feed in enumerate(source):
-            made.first = made.first or feed
-            if index % step == begin:  # its own copy: user code may fill the same arrays again
-                yield {name: array.copy() for name, array in feed.items()}
+    def own() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        for index, given in enumerate(source):
+            feed = {name: array.copy() for name, array in given.items()}  # user code may fill the same arrays again
+            if wanted.data and not golden.enough(made.first, specs, dims):
+                made.first.append(feed)
+            if index % step == begin:
+                yield index, feed
 
-    for _, arrays in _ahead(_watcher(graph, names), own()):
+    for _, arrays in _ahead(_watcher(graph, names, data if wanted.data else None), own()):
         made.update(dict(zip(names, arrays, strict=True)), channelled)
     if wanted.data:
         made.samples, made.dropped, made.digest = data.tally.samples, data.tally.dropped, data.tally.digest()
+        if begin == 0:
+            for note in data.notes():
+                emit("note", note)
     return made
 
 
@@ -266,7 +288,10 @@ def _ahead(run: Callable[[T], V], source: Iterator[T]) -> Iterator[tuple[T, V]]:
             yield done, result.result()
 
 
-def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+def _watcher(
+    graph: Path, names: Sequence[str], data: Data | None
+) -> Callable[[tuple[int, Mapping[str, np.ndarray]]], list[np.ndarray]]:
+    """Returns what runs the graph on a sample, which comes with its number, and gives the tensors called `names`."""
     from .reference import watcher
 
     try:
@@ -274,10 +299,18 @@ def _watcher(graph: Path, names: Sequence[str]) -> Callable[[Mapping[str, np.nda
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot load the graph to calibrate it: {words_of(error)}") from error
 
-    def run(feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(sample: tuple[int, Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+        index, feed = sample
         try:
             return watch(feed)
         except Exception as error:
-            raise BuildFailed(f"ONNX Runtime cannot run the graph on the data: {one_line(words_of(error))}") from error
+            if data is not None:
+                raise data.refused(index, error) from error
+            raise BuildFailed(f"ONNX Runtime cannot run the graph on random data: {_why(error)}") from error
 
     return run
+
+
+def _why(error: Exception) -> str:
+    """What ONNX Runtime says of a run that failed, without its preface."""
+    return one_line(words_of(error).rpartition("Status Message: ")[2])

@@ -1,6 +1,6 @@
 """Golden data: inputs at each proven point with the reference's outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,25 +42,46 @@ def draw(specs: Sequence[TensorSpec], point: Point) -> dict[str, np.ndarray]:
     return {spec.name: _draw_one(rng, spec, spec.at(point.sizes)) for spec in specs}
 
 
-def of_sample(
+def of_samples(
     run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
-    sample: Mapping[str, np.ndarray],
+    samples: Sequence[Mapping[str, np.ndarray]],
     specs: Sequence[TensorSpec],
     dims: Sequence[Dim],
 ) -> list[Golden]:
-    """Returns golden data at each point, made of one real sample: longer axes repeat it, shorter ones cut it.
+    """Returns golden data at each point, made of real samples, each in rows of its own as long as there are others.
+
+    Rows that differ show where a batch mixes them up; other axes repeat a sample where they are longer, else cut it.
 
     Args:
         run: the reference, from inputs to outputs.
-        sample: arrays by name of the input.
+        samples: arrays by name of the input; at least one, see `enough`.
         specs: of the inputs.
         dims: sizes of their named dimensions.
     """
     made = []
     for point in points(dims):
-        inputs = resized(sample, specs, point.sizes)
+        inputs = _joined(samples, specs, point.sizes)
         made.append(Golden(point.label, inputs, dict(run(inputs))))
     return made
+
+
+def enough(samples: Sequence[Mapping[str, np.ndarray]], specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> bool:
+    """Whether samples fill the largest batch that is proven: `of_samples` asks for no more."""
+    batch = _batch(specs)
+    most = max((dim.max for dim in dims if dim.name == batch), default=1)
+    return sum(_rows(sample, specs, batch) for sample in samples) >= most
+
+
+def first(
+    source: Iterable[Mapping[str, np.ndarray]], specs: Sequence[TensorSpec], dims: Sequence[Dim]
+) -> list[Mapping[str, np.ndarray]]:
+    """Returns the first samples of a source, as many as `of_samples` asks for."""
+    taken: list[Mapping[str, np.ndarray]] = []
+    for sample in source:
+        taken.append({name: array.copy() for name, array in sample.items()})  # user code may fill the same arrays again
+        if enough(taken, specs, dims):
+            break
+    return taken
 
 
 def resized(
@@ -112,6 +133,33 @@ def within(goldens: Sequence[Golden], most_bytes: int) -> list[Golden]:
             kept.append(golden)
             used += golden.nbytes
     return kept
+
+
+def _batch(specs: Sequence[TensorSpec]) -> str | None:
+    """Symbol of the first axis, along which samples can be joined; None where there is none."""
+    leading = next((spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)), None)
+    return leading if leading is not None and all(spec.shape.count(leading) <= 1 for spec in specs) else None
+
+
+def _rows(sample: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], batch: str | None) -> int:
+    return next((sample[spec.name].shape[spec.shape.index(batch)] for spec in specs if batch in spec.shape), 1)
+
+
+def _joined(
+    samples: Sequence[Mapping[str, np.ndarray]], specs: Sequence[TensorSpec], sizes: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Returns one array per spec at `sizes`: samples below each other, from the first on again where they end."""
+    batch = _batch(specs)
+    if batch is None:
+        return resized(samples[0], specs, sizes)
+    parts = [resized(one, specs, {**sizes, batch: _rows(one, specs, batch)}) for one in samples]
+    whole = {
+        spec.name: np.concatenate([part[spec.name] for part in parts], axis=spec.shape.index(batch))
+        if batch in spec.shape
+        else parts[0][spec.name]
+        for spec in specs
+    }
+    return resized(whole, specs, sizes)
 
 
 def _draw_one(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:

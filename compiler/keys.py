@@ -63,7 +63,7 @@ def components(stage: str, job: Job, done: Done, digest: Digest, skipped: Iterab
         "calibrate": lambda: _calibrate(job, done, digest),
         "lower": lambda: _lower(job, done, digest),
         "build": lambda: _build(job, done, digest),
-        "verify": lambda: _verify(job, done),
+        "verify": lambda: _verify(job, done, digest),
     }[stage]()
     plain: dict[str, Any] = json.loads(json.dumps({"stage": stage, "planc": own_digest(), **own}))
     return plain
@@ -204,6 +204,7 @@ def _shard(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     return {
         "graph": graph({name: done[name] for name in ("export", "optimize")}),
         "inputs": done["export"].facts["inputs"],
+        "dims": done["export"].facts["dims"],
         "everything": watches_everything(job),
         "data": _data(wanted.data, digest),
         "samples": wanted.samples,
@@ -256,9 +257,7 @@ def _lower(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     }
     if guard.bounds:
         found["guard"] = {
-            "bounds": [_bound(text, digest) for text in guard.bounds],
-            "data": _data(guard.data or quantization.calibration.data, digest),
-            "samples": quantization.calibration.samples,
+            **_judge(quantization, digest),
             "budget": guard.budget,
             "inputs": done["export"].facts["inputs"],
             "options": _options(options, digest),
@@ -290,7 +289,17 @@ def _build(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     }
 
 
-def _verify(job: Job, done: Done) -> dict[str, Any]:
+def _judge(quantization: recipe.Quantization, digest: Digest) -> dict[str, Any]:
+    """Bounds of the guard, and the data that they are judged on."""
+    guard, calibration = quantization.guard, quantization.calibration
+    return {
+        "bounds": [_bound(text, digest) for text in guard.bounds],
+        "data": _data(guard.data or calibration.data, digest),
+        "samples": calibration.samples,
+    }
+
+
+def _verify(job: Job, done: Done, digest: Digest) -> dict[str, Any]:
     real = done["calibrate"].outputs.get(REAL) if "calibrate" in done else None
     golden = real or done["export"].outputs[GOLDEN]
     return {
@@ -301,6 +310,8 @@ def _verify(job: Job, done: Done) -> dict[str, Any]:
         "reference": done["export"].facts["reference"],
         "precision": str(job.precision),
         "bounds": asdict(tolerance(job.precision, job.tolerance)),
+        "loosened": bool(job.tolerance),
+        "guard": _judge(job.quantization, digest) if "lower" in done and job.quantization.guard.bounds else None,
         "backend": job.target.backend,
         "versions": {**_versions("numpy", "onnxruntime"), **backend(job).fingerprint()},
         **_here(job, executes=True),

@@ -9,9 +9,8 @@ from .cache import Store
 from .errors import BuildFailed, GateFailed, UsageError
 from .pipeline import list_excluded, through
 from .recipe import Job, Source
-from .stages import Work, difference, hint, hold_against_reference, run_stages
+from .stages import Work, held, hold_against_reference, run_stages
 from .target import Precision
-from .tolerance import tolerance
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def quantize_file(
 def _quantize(work: Work, names: tuple[str, ...], out: Path, *, emit: Emit) -> Work:
     """Runs the stages, writes the lowered graph and holds it against the reference (in a worker)."""
     from ..passes import StripMetadata
-    from . import emulate, golden, storage, verify
+    from . import emulate, storage
 
     work = run_stages(work, names, emit=emit)
     emit("stage", "write")
@@ -159,10 +158,7 @@ def _quantize(work: Work, names: tuple[str, ...], out: Path, *, emit: Emit) -> W
             "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
         )
     run = emulate.runner(out)
-    bounds = tolerance(work.job.precision, work.job.tolerance)
-    work.verification = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)
-    if not work.verification["passed"]:
-        raise GateFailed(difference("the lowered graph", work.model, work.verification), hint=hint(work))
+    work.verification = held(work, lambda **inputs: run(inputs), "the lowered graph", emit=emit)
     return work
 
 

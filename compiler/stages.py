@@ -12,7 +12,7 @@ A stage leaves files in the folder of its job, and facts as JSON. Statistics for
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, reduce
@@ -389,10 +389,10 @@ def _merged(work: Work, emit: Emit) -> "Shard | None":
 
 def _calibrate(work: Work, emit: Emit) -> None:
     """Leaves ranges, and golden data of real inputs, for what is lowered."""
-    sample = _ranges(work, emit)
+    samples = _ranges(work, emit)
     if work.table is not None:
         work.table.save(work.folder / keys.RANGES)
-    _make_golden(work, sample, emit)
+    _make_golden(work, samples, emit)
 
 
 def _calibrate_facts(work: Work) -> dict[str, Any]:
@@ -413,27 +413,27 @@ def _load_table(work: Work, _facts: Mapping[str, Any]) -> None:
     work.table = load(path) if path.exists() else None
 
 
-def _ranges(work: Work, emit: Emit) -> "Mapping[str, np.ndarray] | None":
-    """INT8 needs ranges, unless it is dynamic; for 16 bits they are welcome. Returns a sample of the calibration."""
+def _ranges(work: Work, emit: Emit) -> "Sequence[Mapping[str, np.ndarray]]":
+    """INT8 needs ranges, unless dynamic; for 16 bits they are welcome. Returns the calibration's first samples."""
     wanted, precision = work.job.quantization.calibration, work.job.precision
     if work.job.quantization.dynamic or (precision is not Precision.INT8 and not wanted.given):
-        return None
+        return ()
     from . import calibrate, quantize
 
     if not wanted.given and quantize.has_own(work.graph):  # of quantization-aware training
-        return None
+        return ()
     model = work.model
-    work.table, sample = calibrate.measure(
+    work.table, samples = calibrate.measure(
         work.graph, wanted, model.inputs, model.dims,
         everything=keys.watches_everything(work.job), merged=_merged(work, emit), emit=emit,
     )  # fmt: skip
     if precision is Precision.INT8:
         calibrate.require_finite(work.graph, work.table)
-    return sample
+    return samples
 
 
-def _make_golden(work: Work, sample: "Mapping[str, np.ndarray] | None", emit: Emit) -> None:
-    """Makes golden data of the user's inputs, else of a sample of the calibration, else of one to judge by.
+def _make_golden(work: Work, samples: "Sequence[Mapping[str, np.ndarray]]", emit: Emit) -> None:
+    """Makes golden data of the user's inputs, else of samples of the calibration, else of those to judge by.
 
     What numbers are drawn at random says little of INT8: ranges are those of real data.
     """
@@ -441,16 +441,18 @@ def _make_golden(work: Work, sample: "Mapping[str, np.ndarray] | None", emit: Em
 
     model, wanted = work.model, work.job.quantization
     if work.job.source.data is not None:
-        sample = files.load_arrays(work.job.source.data)
-    elif sample is None and wanted.guard.data:
-        sample = next(iter(calibrate.Data(wanted.guard.data, model.inputs, 1, option="--eval")))
-    if sample is None:
+        samples = [files.load_arrays(work.job.source.data)]
+    elif not samples and wanted.guard.data:
+        samples = golden.first(
+            calibrate.Data(wanted.guard.data, model.inputs, option="--eval"), model.inputs, model.dims
+        )
+    if not samples:
         if work.job.precision is Precision.INT8 and not wanted.calibration.random:
             emit("note", f"verification runs on random numbers: {_REAL}")
         return
     if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
         hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / keys.GOLDEN))))
-    golden.save(work.real, golden.of_sample(reference.runner(model.path), sample, model.inputs, model.dims))
+    golden.save(work.real, golden.of_samples(reference.runner(model.path), samples, model.inputs, model.dims))
 
 
 def _lower(work: Work, emit: Emit) -> None:
@@ -504,13 +506,11 @@ def _load_built(work: Work, facts: Mapping[str, Any]) -> None:
 
 
 def _verify(work: Work, emit: Emit) -> None:
-    from . import golden, verify
+    from . import golden
 
     emit("stage", "verify")
-    goldens = golden.load(work.goldens)
-    kept = golden.within(goldens, MOST_GOLDEN_BYTES)
+    kept = golden.within(golden.load(work.goldens), MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
-    bounds = tolerance(work.job.precision, work.job.tolerance)
     module = backend(work.job)
     reason = module.unverifiable(work.job.target)
     if reason is None:
@@ -521,12 +521,26 @@ def _verify(work: Work, emit: Emit) -> None:
 
         run = emulate.runner(work.source)
         session, what = lambda **inputs: run(inputs), "the graph that was compiled"
-    result = verify.verify(session, goldens, bounds)
-    if not result["passed"]:
-        raise GateFailed(difference(what, work.model, result), hint=hint(work))
-    said = {"reference": _reference_of(work), **result}
+    said = {"reference": _reference_of(work), **held(work, session, what, emit=emit)}
     work.verification = said if reason is None else manifests.not_executed(reason, said, completable=module.RUNS)
     work.verification["golden_points"] = [one.label for one in kept]
+
+
+def held(work: Work, session: Callable[..., Mapping[str, Any]], what: str, *, emit: Emit) -> dict[str, Any]:
+    """Holds what was made against the golden data, or else against the bounds of the guard (in a worker).
+
+    Raises:
+        GateFailed: it misses both.
+    """
+    from . import golden, guard, verify
+
+    job = work.job
+    result = verify.verify(session, golden.load(work.goldens), tolerance(job.precision, job.tolerance))
+    if not result["passed"] and work.guarded and not job.tolerance:
+        result = guard.reconsider(result, session, job, work.graph, work.model.inputs, emit=emit)
+    if not result["passed"]:
+        raise GateFailed(difference(what, work.model, result), hint=_hint(work))
+    return result
 
 
 def _verify_facts(work: Work) -> dict[str, Any]:
@@ -581,7 +595,7 @@ def hold_against_reference(path: Path, exported: "Exported") -> None:
         raise GateFailed(difference("the exported graph", exported, result))
 
 
-def hint(work: Work) -> str:
+def _hint(work: Work) -> str:
     """What to do where a payload differs: random numbers may be to blame."""
     drawn = is_lowered(work.job) and work.goldens != work.real
     return f"It ran on random numbers: {_REAL}. {_LOOSEN}" if drawn else _LOOSEN

@@ -1,8 +1,9 @@
 """How far a payload may be from its reference, by precision. Light: keys of the cache are made of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .target import Precision
 
@@ -37,3 +38,23 @@ TOLERANCES = {
 def tolerance(precision: Precision, overrides: Sequence[tuple[str, float]] = ()) -> Tolerance:
     """Returns the bounds of a precision, with some replaced by name."""
     return replace(TOLERANCES[precision], **dict(overrides))
+
+
+def loosened(bounds: Mapping[str, float], found: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns bounds by name that allow twice the error that was found: half the SQNR's margin is 3 dB, in each output.
+
+    Args:
+        bounds: by name, as far as they are finite.
+        found: metrics of outputs, see `verify.compare`.
+    """
+    made = dict(bounds)
+    for metrics in found:
+        if "mismatch" in metrics:
+            made["mismatch"] = max(made["mismatch"], min(1.0, 2 * metrics["mismatch"]))
+        elif metrics["max_abs"] > made["atol"]:
+            made["cosine"] = min(made["cosine"], 1 - 2 * (1 - metrics["cosine"]))
+            if metrics["sqnr_db"] is not None:
+                made["sqnr_db"] = min(made["sqnr_db"], metrics["sqnr_db"] - 3)
+            if "relative" in made:
+                made["relative"] = max(made["relative"], 2 * metrics["relative"])
+    return {name: float(f"{value:.3g}") for name, value in made.items()}

@@ -264,7 +264,7 @@ def _activate(folder: Path, session: Mapping[str, Any]) -> tuple[Any, Runner]:
     flavour = FLAVOURS[session["flavour"]]
     here = _flavours.architectures()
     arch = session["arch"]
-    hint = f"Copy it to a machine with one and type: planc verify {folder}"
+    hint = "Copy it to a machine with one: planc verify, run and bench work there"
     wide = session["hardware_compatibility"] == _AMPERE_PLUS and any(int(one[2:]) >= _AMPERE for one in here)
     if not here or (arch and not wide and not set(arch) & set(here)):
         raise Unavailable(
@@ -509,6 +509,11 @@ def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildF
         return BuildFailed(f"{flavour.name} does not take the graph: {'; '.join(map(str, refused[:5]))}")
     told = "; ".join(map(str, refused[:5])) + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
     count = "a node" if len(refused) == 1 else f"{len(refused)} nodes"
+    if all(one.operator in ("QuantizeLinear", "DequantizeLinear") for one in refused):
+        return BuildFailed(
+            f"the model was quantized for another runtime: {flavour.name} does not take {count}, such as {refused[0]}",
+            hint="Give the float model, with -p int8 --calibration DATA",
+        )
     return BuildFailed(
         f"{flavour.name} takes the graph without {count} only: {told}", hint="planc doctor --model lists them all"
     )

@@ -16,7 +16,13 @@ SAMPLES += [np.zeros((1, 3), np.float32), -np.zeros((1, 3), np.float32), np.zero
 
 
 def _observed(samples: list[np.ndarray]) -> Shard:
-    made = Shard({name: Observer() for name in NAMES}, first={"file": SAMPLES[0]}, samples=8, dropped=1, digest="ab")
+    made = Shard(
+        {name: Observer() for name in NAMES},
+        first=[{"file": one} for one in SAMPLES[:2]],
+        samples=8,
+        dropped=1,
+        digest="ab",
+    )
     for one in samples:
         made.update(dict(zip(NAMES, (one, np.abs(one)), strict=True)), {NAMES[1]})
     return made
@@ -42,7 +48,7 @@ def test_what_is_known_of_the_data_is_kept(tmp_path: Path) -> None:
     _observed([]).save(tmp_path / "none")  # fewer samples than shards
     read = shard.load(tmp_path / "none")
     assert (read.samples, read.dropped, read.digest, read.channels) == (8, 1, "ab", {})
-    assert np.array_equal(read.first["file"], SAMPLES[0])
+    assert np.array_equal([one["file"] for one in read.first], SAMPLES[:2])
     read.merge(_observed(SAMPLES))
     assert _table(read) == _table(_observed(SAMPLES))
 

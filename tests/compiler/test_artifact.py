@@ -208,3 +208,19 @@ def test_a_file_with_a_semantic_digest_is_compared_by_it(copied: Path) -> None:
     assert artifact.same_content(copied, {**named, "files": {**named["files"], "model.onnx": other_bytes}})
     assert not artifact.same_content(copied, {**named, "semantic_sha256": {"model.onnx": "something else"}})
     assert not artifact.same_content(copied, {**named, "files": {**named["files"], "golden.npz": other_bytes}})
+
+
+def test_run_file_replaces_arrays_only(ort_artifact: Path, tmp_path: Path, image: np.ndarray) -> None:
+    np.savez(tmp_path / "in.npz", x=image)
+    for _ in range(2):
+        artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "out.npz", emit=lambda *_: None)
+    (tmp_path / "net.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match=r"net\.py exists and is no \.npz"):
+        artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "net.py", emit=lambda *_: None)
+    assert (tmp_path / "net.py").read_text() == "x = 1\n"
+
+
+def test_run_file_names_the_file_that_does_not_fit(ort_artifact: Path, tmp_path: Path, image: np.ndarray) -> None:
+    np.savez(tmp_path / "in.npz", y=image)
+    with pytest.raises(UsageError, match=r"in\.npz: there is no input 'y'"):
+        artifact.run_file(ort_artifact, tmp_path / "in.npz", None, emit=lambda *_: None)

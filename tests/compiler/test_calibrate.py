@@ -37,12 +37,12 @@ def _measure(graph: Path, notes: list[str] | None = None, specs: Any = SPECS, **
     return calibrate.measure(graph, Calibration(**words), specs, DIMS, emit=emit)
 
 
-def test_real_data_is_measured_and_its_first_sample_kept(graph: Path, images: str) -> None:
+def test_real_data_is_measured_and_samples_for_the_largest_batch_kept(graph: Path, images: str) -> None:
     table, first = _measure(graph, data=images)
     assert (table.samples, table.source, table.method) == (5, "images.npz", "mse")
     assert len(table.source_digest) == len(table.model_digest) == 64
     array = np.load(images)["x"]
-    assert first["x"].shape == (1, 3, 8, 8)
+    assert np.array_equal(np.concatenate([one["x"] for one in first]), array[: DIMS[0].max])
     assert table.tensors["x"].min == pytest.approx(float(array.min()))
     assert table.tensors["x"].max == pytest.approx(float(array.max()))
     assert table.tensors["x"].count == array.size
@@ -69,7 +69,7 @@ def test_parts_of_the_data_merge_to_the_bytes_of_one_run(
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "made").read_bytes()
     assert whole.samples == 5
     assert whole.channels
-    assert np.array_equal(first["x"], again["x"])
+    assert np.array_equal([one["x"] for one in first], [one["x"] for one in again])
 
 
 def test_fewer_samples_are_the_first_ones(graph: Path, images: str) -> None:
@@ -98,7 +98,7 @@ def test_random_data_is_only_for_those_who_ask(graph: Path) -> None:
         _measure(graph)
     notes: list[str] = []
     table, first = _measure(graph, notes, random=True)
-    assert (table.source, table.source_digest, table.samples, first) == ("random", "", 16, None)
+    assert (table.source, table.source_digest, table.samples, first) == ("random", "", 16, ())
     assert any("random data" in note for note in notes)
 
 
@@ -117,7 +117,7 @@ class TestRanges:
     def test_a_table_of_the_graph_is_taken(self, graph: Path, images: str, tmp_path: Path) -> None:
         made, _ = _measure(graph, data=images)
         made.save(tmp_path / "ranges.json")
-        assert _measure(graph, table=tmp_path / "ranges.json") == (made, None)
+        assert _measure(graph, table=tmp_path / "ranges.json") == (made, ())
 
     def test_a_table_of_other_weights_is_refused(self, graph: Path, images: str, tmp_path: Path) -> None:
         import onnx
@@ -198,11 +198,34 @@ def test_nan_inside_the_graph_is_named(onnx_file: Callable[..., Path], tmp_path:
         calibrate.require_finite(path, made)
 
 
+def test_a_sample_that_the_graph_cannot_run_is_named(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (int64[n,3] ids) => (float[n,3,3] y) {
+        rows = Gather(table, ids) y = MatMul(rows, w)
+    }"""
+    path = onnx_file(tmp_path / "m.onnx", text, table=np.eye(7, 3, dtype=np.float32), w=np.eye(3, dtype=np.float32))
+    ids = np.zeros((9, 3), np.int64)
+    ids[4, 1] = 7
+    np.savez(tmp_path / "c.npz", ids=ids)
+    with pytest.raises(UsageError, match=r"--calibration .*c\.npz, sample 4: the model cannot run on it: .*idx=7"):
+        _measure(path, specs=(TensorSpec("ids", "int64", ("n", 3)),), data=str(tmp_path / "c.npz"))
+
+
 def test_a_graph_that_cannot_run_is_a_failed_build(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
     text = """<ir_version: 10, opset_import: ["": 20]> g (float[n,3] x) => (float[n,3] y) {
         shape = Constant<value_ints=[7,3]>() wide = Reshape(x, shape) y = MatMul(wide, w)
     }"""
     path = onnx_file(tmp_path / "m.onnx", text, w=np.eye(3, dtype=np.float32))
-    np.savez(tmp_path / "c.npz", x=np.ones((1, 3), np.float32))
-    with pytest.raises(BuildFailed, match="ONNX Runtime cannot run the graph on the data"):
-        _measure(path, specs=(TensorSpec("x", "float32", ("n", 3)),), data=str(tmp_path / "c.npz"))
+    with pytest.raises(BuildFailed, match="ONNX Runtime cannot run the graph on random data"):
+        _measure(path, specs=(TensorSpec("x", "float32", ("batch", 3)),), random=True)
+
+
+def test_what_surprises_of_the_data_is_told(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "raw.npz", x=np.random.default_rng(0).integers(0, 255, (5, 3, 8, 8)).astype(np.uint8))
+    notes: list[str] = []
+    _measure(graph, notes, data=str(tmp_path / "raw.npz"), samples=9)
+    assert any("input 'x' is uint8 and was taken as float32" in note for note in notes)
+    assert any("has 5 of the 9 samples asked for" in note for note in notes)
+    notes.clear()
+    np.savez(tmp_path / "wide.npz", x=np.ones((5, 3, 8, 8)))
+    _measure(graph, notes, data=str(tmp_path / "wide.npz"), samples=5)
+    assert notes == ["calibrate"]

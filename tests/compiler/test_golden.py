@@ -1,5 +1,6 @@
 """Golden data."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from planc.compiler import golden
 from planc.compiler.errors import UsageError
 from planc.compiler.golden import Golden
-from planc.compiler.shapes import Point, TensorSpec, parse_input
+from planc.compiler.shapes import Point, TensorSpec, parse_dim, parse_input
 
 POINT = Point("opt", {"batch": 4, "seq": 100})
 
@@ -63,3 +64,38 @@ def test_resized_repeats_and_cuts() -> None:
     made = golden.resized(arrays, specs, {"batch": 3, "seq": 1})
     assert made["x"].tolist() == [[0, 1], [2, 3], [0, 1]]
     assert made["m"].tolist() == [[0, 1, 0]]
+
+
+class TestOfSamples:
+    """Real samples fill a batch, each in rows of its own."""
+
+    SPECS = (TensorSpec("x", "float32", ("batch", "seq")), TensorSpec("scale", "float32", (1,)))
+    DIMS = (parse_dim("batch=1..5@2"), parse_dim("seq=2..3@2"))
+    SAMPLES = tuple(
+        {"x": np.full((rows, length), value, np.float32), "scale": np.full(1, value, np.float32)}
+        for rows, length, value in ((1, 2, 1), (2, 4, 2), (1, 1, 3))
+    )
+
+    def _made(self, samples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Golden]:
+        return {
+            one.label: one
+            for one in golden.of_samples(lambda inputs: {"y": inputs["x"] + 1}, samples, self.SPECS, self.DIMS)
+        }
+
+    def test_rows_differ_as_long_as_there_are_samples(self) -> None:
+        made = self._made(self.SAMPLES)
+        assert made["opt"].inputs["x"].tolist() == [[1, 1], [2, 2]]
+        assert made["min"].inputs["x"].tolist() == [[1, 1]]
+        assert made["max"].inputs["x"].tolist() == [[value] * 3 for value in (1, 2, 2, 3, 1)]
+        assert made["max"].outputs["y"].tolist() == [[value] * 3 for value in (2, 3, 3, 4, 2)]
+        assert made["max"].inputs["scale"].tolist() == [1]
+
+    def test_only_those_that_fill_the_largest_batch_are_asked_for(self) -> None:
+        taken = golden.first(iter(self.SAMPLES * 3), self.SPECS, self.DIMS)
+        assert [int(one["scale"][0]) for one in taken] == [1, 2, 3, 1]
+        assert len(golden.first(iter(self.SAMPLES), self.SPECS, ())) == 1
+
+    def test_an_axis_given_twice_joins_nothing(self) -> None:
+        specs = (TensorSpec("x", "float32", ("n", "n")),)
+        made = golden.of_samples(dict, [{"x": np.eye(2)}, {"x": np.ones((3, 3))}], specs, (parse_dim("n=3"),))
+        assert made[0].inputs["x"].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
