@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..calibration.table import RangeTable
 
 _RANKED_SAMPLES = 8
+_RUNTIME = 2 << 30
+"""Bytes that a runtime may take on samples of many shapes: OpenVINO keeps 5000 kernels, a set for each shape."""
 
 
 class Bound(Protocol):
@@ -107,6 +109,11 @@ class Evaluation:
     labels: list[np.ndarray] | None
     digest: str
 
+    @property
+    def needs(self) -> int:
+        """Bytes that judging by it may take: a user's metric may ask for all outputs at once."""
+        return _RUNTIME + 4 * (self.feeds.nbytes + self.references.nbytes)
+
 
 def search(
     job: Job,
@@ -128,6 +135,7 @@ def search(
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
         emit("stage", "reference")
         data = evaluation(guard, job.quantization.calibration, specs, graph, Path(place))
+        emit("memory", data.needs)
         digest = _digest(data.digest, calibrate.graph_digest(graph), table, how, guard.bounds, job)
         memo = _memo(guard.state, digest, job.target.name)
         trial = _Trial(job, graph, how, table, data, bounds, Path(place))
@@ -200,6 +208,7 @@ def reconsider(
     bounds = [bound_of(text) for text in guard.bounds]
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
         data = evaluation(guard, job.quantization.calibration, specs, graph, Path(place))
+        emit("memory", data.needs)
         outputs = Spool(Path(place))
         for index in range(len(data.feeds)):
             outputs.append(dict(session(**data.feeds[index])))

