@@ -6,30 +6,22 @@ its death is a `BuildFailed` with its last words, never a dead command line.
 Parent and child speak pickles over a pipe of their own; what the child prints goes to a log.
 """
 
-import faulthandler
-import gc
-import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import logging
 import math
 import os
 import pickle
-import resource
 import select
 import signal
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from . import errors
+from . import errors, process
+from .process import Process
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +38,6 @@ _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.2  # between looks at the processes that a child started
 _GRACE_SECONDS = 3.0  # for a child that closed its pipe to die
 _KILL_ROUNDS = 100
-_KEPT_WORDS = 1 << 20
-_MARK = "PLANC_WORKER"
-_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
-_STEADY = "steady"
-_ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc gives arrays back to the system, which clears each page anew:
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),  # a twentieth of a calibration
-    "PYTHONHASHSEED": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 @dataclass(frozen=True)
@@ -94,78 +75,16 @@ def call(
         PlancError: as raised by the function.
         BuildFailed: the child died, ran out of time or memory, or raised anything else.
     """
-    child = _spares.pop() if _spares and not limits.steady else _Child(steady=limits.steady)
+    child = process.SPARES.pop() if process.SPARES and not limits.steady else Process(steady=limits.steady)
     try:
         with os.fdopen(child.reader, "rb", buffering=0) as pipe:
-            _send(child.process, (function.__module__, function.__qualname__, args, kwargs))
+            _send(child.popen, (function.__module__, function.__qualname__, args, kwargs))
             return _supervise(child, pipe, limits, on_event or (lambda _kind, _value: None))  # type: ignore[no-any-return]
     finally:
-        child.end()
+        _kill(child.popen, f"{process.MARK}={child.mark}")
+        child.words.close()
         if child.words.kept:
             log.debug("worker output of %s:\n%s", function.__qualname__, child.words.text())
-
-
-def prepare(module: str) -> None:
-    """Starts the child of the next call, which imports a module while the caller is still busy with its own imports.
-
-    Where no call comes, the child ends with this process.
-    """
-    _spares.append(_Child(module=module))
-
-
-class _Child:
-    """A process that waits for its request."""
-
-    def __init__(self, *, module: str = "", steady: bool = False) -> None:
-        self.reader, writer = os.pipe()
-        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(writer), str(os.getpid()), module, _STEADY if steady else ""],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
-            env={**os.environ, **_ENVIRONMENT, _MARK: self.mark}, start_new_session=True,
-        )  # fmt: skip
-        os.close(writer)
-        assert self.process.stdout
-        self.words = _Words(self.process.stdout)
-
-    def end(self) -> None:
-        """Kills it and all that it started."""
-        assert self.process.stdout
-        _kill(self.process, f"{_MARK}={self.mark}")
-        self.words.drain()
-        self.process.stdout.close()
-
-
-_spares: list[_Child] = []
-
-
-class _Words:
-    """The end of what a child prints. It is read all the time, so that a talkative child fills no disk."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        os.set_blocking(stream.fileno(), False)
-        self.stream: IO[bytes] | None = stream
-        self.kept = bytearray()
-
-    def read(self) -> None:
-        """Takes what is there."""
-        assert self.stream
-        with suppress(BlockingIOError):
-            chunk = os.read(self.stream.fileno(), 1 << 20)
-            self.kept += chunk
-            del self.kept[:-_KEPT_WORDS]
-            if not chunk:
-                self.stream = None
-
-    def drain(self) -> None:
-        """Takes what a dead child left in the pipe: at most what a pipe holds."""
-        for _ in range(4):
-            if self.stream:
-                self.read()
-
-    def text(self) -> str:
-        """The words."""
-        return self.kept.decode(errors="replace").strip()
 
 
 def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
@@ -175,16 +94,18 @@ def _send(child: "subprocess.Popen[bytes]", request: object) -> None:
         child.stdin.close()
 
 
-def _supervise(child: _Child, pipe: IO[bytes], limits: Limits, on_event: Emit) -> Any:
-    watch = _Watch(child.process.pid, limits)
+def _supervise(child: Process, pipe: IO[bytes], limits: Limits, on_event: Emit) -> Any:
+    watch = _Watch(child.popen.pid, limits)
     try:
-        return _listen(child.process, pipe, watch, on_event, child.words)
+        return _listen(child.popen, pipe, watch, on_event, child.words)
     except errors.BuildFailed as error:
         error.stage = watch.stage
         raise
 
 
-def _listen(child: "subprocess.Popen[bytes]", pipe: IO[bytes], watch: "_Watch", on_event: Emit, words: _Words) -> Any:
+def _listen(
+    child: "subprocess.Popen[bytes]", pipe: IO[bytes], watch: "_Watch", on_event: Emit, words: process.Words
+) -> Any:
     buffer = b""
     while True:
         died = child.poll() is not None  # before the read: what it said last is in the pipe
@@ -297,7 +218,7 @@ def _revive(value: tuple[str, str, str, str], stage: str) -> errors.PlancError:
     return error
 
 
-def _death(child: "subprocess.Popen[bytes]", stage: str, words: _Words) -> errors.WorkerDied:
+def _death(child: "subprocess.Popen[bytes]", stage: str, words: process.Words) -> errors.WorkerDied:
     try:
         code = child.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:  # it lives, but closed all its files: no answer can come any more
@@ -371,104 +292,3 @@ def _sum_of_lines(path: Path, starts: tuple[str, ...]) -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(starts))
-
-
-def _die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _describe(error: BaseException) -> tuple[str, str, str, str]:
-    """Class, what, hint and traceback of what the function raised."""
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, errors.PlancError):
-        return type(error).__name__, error.what, error.hint, trace
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f" {error.filename!r}" if error.filename else ""
-        return "IOFailed", f"{error.strerror}{where}", "Check free space and permissions", trace
-    if isinstance(error, MemoryError) or any(word in errors.words_of(error) for word in _NO_MEMORY):
-        return (
-            "BuildFailed",
-            f"out of memory: {error or 'an allocation failed'}",
-            "Raise it with --memory-limit",
-            trace,
-        )
-    return "", f"{type(error).__name__}: {errors.words_of(error)}", "", trace
-
-
-class _Later(importlib.abc.MetaPathFinder):
-    """Imports modules on their first use: onnx_ir imports sympy, which takes 0.4 s, for what few models need."""
-
-    names = ("sympy", "onnx_ir._symbolic_shapes")
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
-        """Finds as usual, and puts off the loading."""
-        if name not in self.names:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
-
-
-def _fix_addresses() -> None:
-    """Starts this program anew without random addresses (Linux); goes on as it is where the system refuses that."""
-    if sys.platform == "linux":
-        import ctypes
-
-        query, addr_no_randomize = 0xFFFFFFFF, 0x0040000
-        personality = ctypes.CDLL(None).personality
-        now = personality(query)
-        if now >= 0 and not now & addr_no_randomize and personality(now | addr_no_randomize) >= 0:
-            os.execv(sys.executable, sys.orig_argv)  # noqa: S606  ourselves
-
-
-def _flush() -> None:
-    """Writes out what the function printed; user code may have closed the streams."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-
-
-def main() -> None:
-    """Entry point of the child: a request from stdin, answers to the file descriptor that is its first argument."""
-    descriptor, parent, prepared, steady = sys.argv[1:]
-    if steady:
-        _fix_addresses()
-    _die_with(int(parent))
-    faulthandler.enable()
-    sys.meta_path.insert(0, _Later())
-    gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    pipe = open(int(descriptor), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
-
-    def emit(kind: str, value: Any) -> None:
-        data = pickle.dumps((kind, value))
-        message = memoryview(len(data).to_bytes(8, "little") + data)
-        while message:
-            message = message[pipe.write(message) :]
-
-    try:
-        if prepared:
-            importlib.import_module(prepared)
-        module, name, args, kwargs = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
-        function = getattr(importlib.import_module(module), name)
-        result = function(*args, emit=emit, **kwargs)
-    except BaseException as error:
-        _flush()
-        emit("error", _describe(error))
-    else:
-        _flush()
-        emit("done", result)
-    os._exit(0)  # the result is out: third-party destructors have nothing to add but crashes
-
-
-if __name__ == "__main__":
-    main()

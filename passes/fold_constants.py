@@ -34,7 +34,7 @@ class FoldConstants(Pass):
         """Folds in place with onnxscript's folder."""
         if not any(map(_may_fold, all_nodes(model))):
             return ir.passes.PassResult(model, modified=False)
-        from onnxscript.optimizer._constant_folding import FoldConstantsPass  # 0.1 s, which folded models do without
+        from onnxscript.optimizer._constant_folding import FoldConstantsPass  # folded models do without it
 
         class Folder(FoldConstantsPass):  # type: ignore[misc]  # it has no types
             def _do_inference(self, node: ir.Node) -> None:
@@ -91,7 +91,7 @@ def _make_scalars(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _forget_sources(node: ir.Node) -> None:
     """Drops the folder's list of all that a constant was made from: copied at each fold, it is quadratic in a chain."""
-    from onnxscript.optimizer import FOLDED_FROM_KEY
+    from onnxscript.optimizer._constant_folding import FOLDED_FROM_KEY
 
     for value in node.inputs:
         if value is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from planc.compiler import errors, worker
+from planc.compiler import errors, process, worker
 from planc.compiler.errors import BuildFailed
 from planc.compiler.worker import Limits
 
@@ -260,22 +260,22 @@ def test_a_child_has_no_stdin_and_starts_light(jobs: ModuleType) -> None:
 
 
 def test_a_prepared_child_has_its_module_and_takes_the_next_call(jobs: ModuleType) -> None:
-    worker.prepare("colorsys")
+    process.prepare("colorsys")
     assert worker.call(jobs.has_imported, "colorsys", limits=Limits())
     assert not worker.call(jobs.has_imported, "colorsys", limits=Limits())
 
 
 def test_a_module_that_cannot_be_prepared_fails_the_call(jobs: ModuleType) -> None:
-    worker.prepare("no_such_module")
+    process.prepare("no_such_module")
     assert "No module named 'no_such_module'" in _failure(jobs.add, 1, 2).what
 
 
 def test_a_prepared_child_without_a_call_dies_with_its_parent(tmp_path: Path) -> None:
     script = f"""
 import pathlib
-from planc.compiler import worker
-worker.prepare("colorsys")
-pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(worker._spares[0].process.pid))
+from planc.compiler import process
+process.prepare("colorsys")
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(process.SPARES[0].popen.pid))
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     _await_death(int((tmp_path / "pid").read_text()))

@@ -119,7 +119,7 @@ class Cluster:
     def left(self) -> list[int]:
         """Processes of planc that workers have started."""
         pids = worker._marked(f"PLANC_TEST={self.mark}".encode())
-        return [pid for pid in pids if b"planc.compiler.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in pids if b"planc.compiler.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,169 @@
+"""The process that a worker's function runs in: it takes one request, and answers what the function emits."""
+
+import faulthandler
+import gc
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import pickle
+import resource
+import signal
+import sys
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+
+
+def main() -> None:
+    """Entry point of the child: a request from stdin, answers to the file descriptor that is its first argument."""
+    descriptor, parent, prepared, steady = sys.argv[1:]
+    if steady:
+        _fix_addresses()
+    _die_with(int(parent))
+    faulthandler.enable()
+    sys.meta_path[:0] = [_LaterModules(), _LaterPackages()]
+    gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    pipe = open(int(descriptor), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
+
+    def emit(kind: str, value: Any) -> None:
+        data = pickle.dumps((kind, value))
+        message = memoryview(len(data).to_bytes(8, "little") + data)
+        while message:
+            message = message[pipe.write(message) :]
+
+    try:
+        if prepared:
+            importlib.import_module(prepared)
+        module, name, args, kwargs = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
+        function = getattr(importlib.import_module(module), name)
+        result = function(*args, emit=emit, **kwargs)
+    except BaseException as error:
+        _flush()
+        emit("error", _describe(error))
+    else:
+        _flush()
+        emit("done", result)
+    os._exit(0)  # the result is out: third-party destructors have nothing to add but crashes
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel to kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _describe(error: BaseException) -> tuple[str, str, str, str]:
+    """Class, what, hint and traceback of what the function raised."""
+    import traceback
+
+    from . import errors
+
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, errors.PlancError):
+        return type(error).__name__, error.what, error.hint, trace
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" {error.filename!r}" if error.filename else ""
+        return "IOFailed", f"{error.strerror}{where}", "Check free space and permissions", trace
+    if isinstance(error, MemoryError) or any(word in errors.words_of(error) for word in _NO_MEMORY):
+        return (
+            "BuildFailed",
+            f"out of memory: {error or 'an allocation failed'}",
+            "Raise it with --memory-limit",
+            trace,
+        )
+    return "", f"{type(error).__name__}: {errors.words_of(error)}", "", trace
+
+
+class _LaterModules(importlib.abc.MetaPathFinder):
+    """Imports modules on their first use: onnx_ir imports sympy, which takes 0.4 s, for what few models need."""
+
+    names = ("google.protobuf.json_format", "google.protobuf.text_format", "onnx_ir._symbolic_shapes", "sympy")
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
+        """Finds as usual, and puts off the loading."""
+        if name not in self.names:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+class _LaterPackages(importlib.abc.MetaPathFinder):
+    """Imports modules of packages without what the package itself imports, until a name is wanted that is no module.
+
+    onnxscript imports its language, 0.06 s, for who wants its constant folding.
+    """
+
+    names = ("onnxscript", "onnxscript.optimizer")
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
+        """Finds as usual, and puts off the loading."""
+        if name not in self.names:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _LaterLoader(spec.loader)
+        return spec
+
+
+class _LaterLoader(importlib.abc.Loader):
+    """Leaves a package empty; see `_Package`."""
+
+    def __init__(self, real: importlib.abc.Loader) -> None:
+        self.real = real
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Only says what becomes of names that the package lacks."""
+        module.__class__ = _Package
+
+
+class _Package(ModuleType):
+    """A package whose own code has not run yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Imports the module of that name; where there is none, runs the package's code."""
+        own = self.__spec__
+        assert own is not None
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if importlib.util.find_spec(f"{own.name}.{name}") is not None:
+            return importlib.import_module(f"{own.name}.{name}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        assert isinstance(own.loader, _LaterLoader)
+        own.loader.real.exec_module(self)
+        return getattr(self, name)
+
+
+def _fix_addresses() -> None:
+    """Starts this program anew without random addresses (Linux); goes on as it is where the system refuses that."""
+    if sys.platform == "linux":
+        import ctypes
+
+        query, addr_no_randomize = 0xFFFFFFFF, 0x0040000
+        personality = ctypes.CDLL(None).personality
+        now = personality(query)
+        if now >= 0 and not now & addr_no_randomize and personality(now | addr_no_randomize) >= 0:
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606  ourselves
+
+
+def _flush() -> None:
+    """Writes out what the function printed; user code may have closed the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+
+
+if __name__ == "__main__":
+    main()
