@@ -64,11 +64,15 @@ class Words:
             if not chunk:
                 self.stream = None
 
-    def close(self) -> None:
-        """Takes what a dead child left in the pipe, at most what a pipe holds, and closes it."""
+    def read_rest(self) -> None:
+        """Takes what a dead child left in the pipe: at most what a pipe holds."""
         for _ in range(4):
             if self.stream:
                 self.read()
+
+    def close(self) -> None:
+        """Takes the rest, and closes the pipe."""
+        self.read_rest()
         self._pipe.close()
 
     def text(self) -> str:

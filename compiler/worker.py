@@ -223,7 +223,7 @@ def _death(child: "subprocess.Popen[bytes]", stage: str, words: process.Words) -
         code = child.wait(_GRACE_SECONDS)
     except subprocess.TimeoutExpired:  # it lives, but closed all its files: no answer can come any more
         return errors.WorkerDied(f"the worker closed its connection in stage {stage}")
-    words.drain()
+    words.read_rest()
     how = f"exited with code {code}"
     if code < 0:
         try:
