@@ -26,7 +26,7 @@ def main() -> None:
     _die_with(int(parent))
     faulthandler.enable()
     sys.meta_path[:0] = [_LaterModules(), _LaterPackages()]
-    gc.set_threshold(50_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
+    gc.set_threshold(200_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     pipe = open(int(descriptor), "wb", buffering=0)  # noqa: SIM115, PTH123  open until exit
@@ -163,7 +163,3 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO
 
 MARK = "PLANC_WORKER"
-_CHILD = f"{__package__}.child"
+_CODE = f"from {__package__}.child import main; main()"
 _KEPT_WORDS = 1 << 20
 _ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.31 writes files into the user's cache on import without it
@@ -36,7 +36,7 @@ class Process:
         self.reader, writer = os.pipe()
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
         self.popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", _CHILD, str(writer), str(os.getpid()), module, "steady" if steady else ""],
+            [sys.executable, "-P", "-c", _CODE, str(writer), str(os.getpid()), module, "steady" if steady else ""],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writer,),
             env={**os.environ, **_ENVIRONMENT, MARK: self.mark}, start_new_session=True,
         )  # fmt: skip
