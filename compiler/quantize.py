@@ -248,10 +248,6 @@ def _to_half(model: "ir.Model", how: Lowering, table: "RangeTable | None") -> tu
 
 _NAMES = {Precision.INT8: "int8", Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 _BF16_OPSET = 22  # Conv and pools take bfloat16 from here on
-_WORTH_CENTERING = 0.75
-"""Channels are moved about zero where that shrinks the range of their tensor to less than this share."""
-_LEAST_ROWS = 1024
-"""Fewer values of each channel say too little of where it lies: other data would saturate."""
 OWN = "trained"
 """Method of a layer that came with Q/DQ."""
 _OWN = "it has Q/DQ of its own"
@@ -298,7 +294,7 @@ class _Smoothed:
 
 def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> _Smoothed:
     """Scales channels where that helps; where integers are symmetric, some will be moved about zero as well."""
-    from ..passes import SCHEMES, SmoothActivations, smoothed_name
+    from ..passes import SCHEMES, SmoothActivations, smoothed_name, worth_centering
 
     made = _Smoothed()
     if not how.smoothing or not table.channels:
@@ -313,10 +309,9 @@ def _smooth(model: "ir.Model", how: Lowering, table: "RangeTable") -> _Smoothed:
         low, high = (one / scale for one in channels[name])
         inserted = smoothed_name(name)
         known = inserted if inserted in names else name
-        made.ranges[known] = least, most = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
-        radius, rows = float((high - low).max()) / 2, table.tensors[name].count // low.size
-        worth = 0 < radius < _WORTH_CENTERING * max(-least, most) and rows >= _LEAST_ROWS
-        if SCHEMES[how.scheme].symmetric and worth:
+        made.ranges[known] = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+        if SCHEMES[how.scheme].symmetric and worth_centering(low, high, table.tensors[name].count // low.size):
+            radius = float((high - low).max()) / 2
             made.ranges[known] = -radius, radius
             made.centers[known] = tuple(((low + high) / 2).tolist())
     return made

@@ -11,7 +11,7 @@ from ._check import BrokenGraph, check, signature
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
-from .center_activations import CenterActivations
+from .center_activations import CenterActivations, worth_centering
 from .convert_precision import ConvertPrecision
 from .delay_batch_norm import DelayBatchNorm
 from .fold_constants import FoldConstants
@@ -81,6 +81,7 @@ __all__ = [
     "signature",
     "smoothed_name",
     "subgraphs",
+    "worth_centering",
 ]
 
 _ORDER: tuple[Pass, ...] = (

@@ -7,11 +7,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
+from ._channels import change_parameter, drop, insert, is_row, normalization
 from ._constants import new_constant
 from ._match import only_use, text
-from ._regions import is_weight
 
 _BLOCK = 512
+_WORTH = 0.75
+"""Channels are moved about zero where that shrinks the range of their tensor to less than this share."""
+_LEAST_ROWS = 1024
+"""Fewer values of each channel say too little of where it lies: other data would saturate."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,20 @@ class CenterActivations(Pass):
         for quantize, center in found:
             for node in _products(quantize, center.size):
                 _correct(model.graph, node, center)
-            if not _fold(model.graph, quantize, center):
-                _insert(model.graph, quantize, center)
+            _take_off(model.graph, quantize, center)
         return ir.passes.PassResult(model, modified=bool(found))
+
+
+def worth_centering(low: np.ndarray, high: np.ndarray, rows: int) -> bool:
+    """Whether a tensor is quantized more finely with its channels about zero.
+
+    Args:
+        low: least value of each channel.
+        high: greatest value of each.
+        rows: values of each channel that were seen.
+    """
+    radius, reach = float((high - low).max()) / 2, max(-float(low.min()), float(high.max()))
+    return rows >= _LEAST_ROWS and 0 < radius < _WORTH * reach
 
 
 def _quantizers(value: ir.Value) -> Iterator[ir.Node]:
@@ -119,27 +134,22 @@ def _correct(graph: ir.Graph, node: ir.Node, center: np.ndarray) -> None:
     if index == len(user.inputs):
         user.resize_inputs(index + 1)
     user.replace_input_with(index, fresh)
-    if old is not None and not old.uses() and not old.is_graph_output():
-        graph.initializers.pop(old.name or "", None)
+    if old is not None:
+        drop(graph, old)
 
 
 def _bias(node: ir.Node, columns: int) -> tuple[ir.Node | None, int]:
     """Returns where a constant of one number per column is added, or may be; (None, 0) where that is nowhere."""
     if node.op_type == "Gemm":
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        return (node, 2) if bias is None or _is_row(bias, columns) else (None, 0)
+        return (node, 2) if bias is None or is_row(bias, columns) else (None, 0)
     output = node.outputs[0]
     if only_use(output):
         (use,) = output.uses()
         other = use.node.inputs[1 - use.idx] if use.node.op_type == "Add" and use.node.domain == "" else None
-        if other is not None and _is_row(other, columns):
+        if other is not None and is_row(other, columns):
             return use.node, 1 - use.idx
     return None, 0
-
-
-def _is_row(value: ir.Value, columns: int) -> bool:
-    tensor = value.const_value if is_weight(value) else None
-    return tensor is not None and tensor.shape.numpy() == (columns,) and tensor.dtype is ir.DataType.FLOAT
 
 
 def _add(graph: ir.Graph, node: ir.Node, more: np.ndarray) -> None:
@@ -160,34 +170,13 @@ def _add(graph: ir.Graph, node: ir.Node, more: np.ndarray) -> None:
     graph.insert_after(node, added)
 
 
-def _fold(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> bool:
-    """Takes the center off the bias of the normalization that computes the value; False where it cannot."""
-    value = quantize.inputs[0]
-    norm = value.producer() if value is not None else None
-    if value is None or norm is None or norm.op_type != "LayerNormalization" or norm.domain != "":
-        return False
-    last = (-1, len(value.shape) - 1 if value.shape is not None else -1)
-    bias = norm.inputs[2] if len(norm.inputs) > 2 else None
-    if not only_use(value) or norm.attributes.get_int("axis", -1) not in last:
-        return False
-    if bias is None or not _is_row(bias, center.size):
-        return False
-    assert bias.const_value is not None
-    fresh = new_constant(graph, f"{bias.name}_centered", bias.const_value.numpy() - center)
-    norm.replace_input_with(2, fresh)
-    value.name = f"{value.name}_centered"
-    if not bias.uses() and not bias.is_graph_output():
-        graph.initializers.pop(bias.name or "", None)
-    return True
-
-
-def _insert(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> None:
+def _take_off(graph: ir.Graph, quantize: ir.Node, center: np.ndarray) -> None:
+    """Takes the center off what is quantized: of the bias of the normalization that computes it, or by a Sub."""
     value = quantize.inputs[0]
     assert value is not None
-    by = new_constant(graph, f"{value.name}_center", center)
-    made = ir.node("Sub", [value, by], name=f"{value.name}_center_Sub")
-    made.metadata_props.update(quantize.metadata_props)
-    output = made.outputs[0]
-    output.name, output.type, output.shape = f"{value.name}_centered", value.type, value.shape
-    quantize.replace_input_with(0, output)
-    graph.insert_before(quantize, made)
+    norm = normalization(value, [quantize], center.size, "LayerNormalization")
+    if norm is not None and len(norm.inputs) > 2 and norm.inputs[2] is not None:
+        change_parameter(graph, norm, 2, lambda bias: bias - center, "centered")
+        value.name = f"{value.name}_centered"
+    else:
+        insert(graph, "Sub", value, center, [quantize], ("center", "centered"))

@@ -8,12 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import new_constant, own_view
+from ._channels import change_parameter, insert, normalization
+from ._constants import own_view
 from ._match import only_use
 from ._regions import is_kept
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
 _POOLED = ("Flatten", "GlobalAveragePool", "ReduceMean", "Reshape", "Squeeze")
+_SMOOTHED = "smoothed"
 _LEAST = 1e-5
 _QUIET = 0.75
 """Share of the channels that are all scaled as the greatest of them."""
@@ -48,8 +50,13 @@ class SmoothActivations(Pass):
         for value, (nodes, scale) in groups.items():
             for node in nodes:
                 _scale_weight(node, scale)
-            if not _fold(model.graph, value, nodes, scale):
-                _insert(model.graph, value, nodes, scale)
+            norm = normalization(value, nodes, scale.size, *_NORMS)
+            if norm is None:
+                insert(model.graph, "Mul", value, 1 / scale, nodes, ("smoothing", _SMOOTHED))
+                continue
+            for index in range(1, len(norm.inputs)):
+                if norm.inputs[index] is not None:
+                    change_parameter(model.graph, norm, index, partial(_divided, scale), _SMOOTHED)
         return ir.passes.PassResult(model, modified=bool(groups))
 
     def scales(self, model: ir.Model) -> dict[str, np.ndarray]:
@@ -113,7 +120,7 @@ def channelled(model: ir.Model) -> set[str]:
 
 def smoothed_name(value: str) -> str:
     """Returns the name of the activation after a Mul."""
-    return f"{value}_smoothed"
+    return f"{value}_{_SMOOTHED}"
 
 
 def _takes(node: ir.Node, value: ir.Value, channels: int) -> bool:
@@ -155,36 +162,5 @@ def _scale_weight(node: ir.Node, scale: np.ndarray) -> None:
     )
 
 
-def _fold(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.ndarray) -> bool:
-    """Divides within the normalization that computes the value; False where something else needs the value."""
-    norm = value.producer()
-    if norm is None or norm.op_type not in _NORMS or norm.domain != "" or value.is_graph_output():
-        return False
-    last = (-1, len(value.shape) - 1 if value.shape is not None else -1)
-    if len(value.uses()) != len(nodes) or norm.attributes.get_int("axis", -1) not in last:
-        return False
-    for operand in filter(None, norm.inputs[1:]):
-        tensor = operand.const_value
-        own = tensor is not None and not operand.is_graph_input() and tensor.shape.numpy() == scale.shape
-        if not own or operand.dtype is not ir.DataType.FLOAT:
-            return False
-    for index, parameter in list(enumerate(norm.inputs))[1:]:
-        if parameter is not None and parameter.const_value is not None:
-            array = parameter.const_value.numpy() / scale
-            fresh = new_constant(graph, f"{parameter.name}_smoothed", array.astype(np.float32))
-            norm.replace_input_with(index, fresh)
-            if not parameter.uses() and not parameter.is_graph_output():
-                graph.initializers.pop(parameter.name or "", None)
-    return True
-
-
-def _insert(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], scale: np.ndarray) -> None:
-    factor = new_constant(graph, f"{value.name}_smoothing", (1 / scale).astype(np.float32))
-    made = ir.node("Mul", [value, factor], name=f"{value.name}_smoothing_Mul")
-    made.metadata_props.update(nodes[0].metadata_props)
-    output = made.outputs[0]
-    output.name, output.type, output.shape = smoothed_name(value.name or ""), value.type, value.shape
-    for node in nodes:
-        node.replace_input_with(0, output)
-    first = min(nodes, key=list(graph).index) if len(nodes) > 1 else nodes[0]
-    graph.insert_before(first, made)
+def _divided(scale: np.ndarray, parameter: np.ndarray) -> np.ndarray:
+    return np.asarray(parameter / scale)
