@@ -9,6 +9,9 @@ _ON_GRAPHS = ("bisect", "calibrate", "optimize", "passes", "quantize")
 
 def main() -> None:
     """Starts the worker of such a verb, which imports for 0.2 s, before the command line does; then runs the verb."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the file that is opened next would take its place
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123
     if set(sys.argv[1:2]) & set(_ON_GRAPHS) and not {"-h", "--help"} & set(sys.argv):
         from .compiler import process
 

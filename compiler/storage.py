@@ -42,10 +42,10 @@ class FileTensor(ir.ExternalTensor):
         """Returns the array; small ones are kept."""
         if self._array is not None or self.dtype.bitwidth < 8 or not self.size:
             return super().numpy()
-        data = bytearray(self.nbytes)
+        data = np.empty(self.nbytes, np.uint8)
         with Path(self.path).open("rb") as file:
             _fill(memoryview(data), file.fileno(), self.offset or 0)
-        array = np.frombuffer(data, self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
+        array = data.view(self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
         if self.nbytes <= _KEPT_BYTES:
             self._array = array
         return array

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from planc.compiler.errors import EXIT_CODES
@@ -219,6 +220,15 @@ def test_a_broken_pipe_is_no_error(unbuffered: str, workshop: Path, tmp_path: Pa
     closed = _shell('"$1" targets | true; echo "${PIPESTATUS[0]}"', tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert closed.stdout.strip() == "0"
     assert closed.stderr == ""
+
+
+def test_closed_streams_are_no_error(workshop: Path, tmp_path: Path) -> None:
+    model = workshop / "conv.onnx"
+    script = (
+        f'"$1" optimize {model} -o a.onnx <&- >&- 2>&-; echo $?; "$1" targets >&-; echo $?; "$1" absent 2>&-; echo $?'
+    )
+    assert _shell(script, tmp_path).stdout.split() == ["0", "0", "2"]
+    assert onnx.load(tmp_path / "a.onnx").graph.node
 
 
 # The verbs
