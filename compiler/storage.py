@@ -44,7 +44,7 @@ class FileTensor(ir.ExternalTensor):
             return super().numpy()
         data = np.empty(self.nbytes, np.uint8)
         with Path(self.path).open("rb") as file:
-            _fill(memoryview(data), file.fileno(), self.offset or 0)
+            _fill(data.data, file.fileno(), self.offset or 0)
         array = data.view(self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
         if self.nbytes <= _KEPT_BYTES:
             self._array = array

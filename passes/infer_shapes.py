@@ -1,5 +1,6 @@
 """Infers dtypes and shapes of all values, through symbolic dimensions."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _FEW = 64
 _SMALL_BYTES = 1024
 _MADE_UP = "unk__"
 """How onnx.shape_inference begins the names of sizes that it does not know."""
+_NAME = re.compile(r"[^\W\d]\w*")
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 """What exporters write for the end of a Slice."""
 
@@ -33,7 +35,9 @@ class InferShapes(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Completes the values in place; that alone does not count as a modification."""
-        if all(_is_static(value) for node in all_nodes(model) for value in node.outputs):
+        sizes = (str(size) for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int))
+        own = frozenset(size for size in sizes if not size.startswith(_MADE_UP))
+        if all(_is_known(value, own) for node in all_nodes(model) for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
         _forget_made_up_names(model)
         from onnx.checker import ValidationError
@@ -101,9 +105,11 @@ def _describe(value: ir.Value, kind: "TypeProto") -> None:
         value.shape = ir.Shape([one.dim_value if one.HasField("dim_value") else one.dim_param or None for one in dims])
 
 
-def _is_static(value: ir.Value) -> bool:
-    """Whether dtype and all sizes are known: there is nothing left to infer."""
-    return value.type is not None and value.shape is not None and all(isinstance(size, int) for size in value.shape)
+def _is_known(value: ir.Value, own: frozenset[str]) -> bool:
+    """Whether dtype and all sizes are known, be it by symbols of the inputs: there is nothing left to infer."""
+    if value.type is None or value.shape is None:
+        return False
+    return all(isinstance(size, int) or (set(_NAME.findall(str(size))) <= own and size.value) for size in value.shape)
 
 
 def _has_long_vectors(model: ir.Model) -> bool:

@@ -75,3 +75,23 @@ def test_long_vectors_take_no_memory(body: str, graph: Callable[..., ir.Model]) 
     InferShapes()(model)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 100 << 10
     assert _shapes(model)["y"] == f"[{1 << 26}]"
+
+
+def test_what_is_known_by_symbols_of_the_inputs_is_not_inferred_again(
+    graph: Callable[..., ir.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = graph(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[n,4] x) => (float[m,4] y) { a = Relu(x) y = Relu(a) }'
+    )
+    InferShapes()(model)
+    assert [str(size) for size in model.graph.node(0).outputs[0].shape or ()] == ["n", "4"]
+    model.graph.outputs[0].shape = ir.Shape(["n", 4])
+    calls: list[None] = []
+    monkeypatch.setattr(ir, "to_proto", lambda *_: calls.append(None))
+    InferShapes()(model)
+    assert not calls
+    for unknown in (None, "m", "unk__0"):  # of nothing that is known of the inputs
+        model.graph.node(0).outputs[0].shape = ir.Shape([unknown, 4])
+        with pytest.raises(AttributeError):
+            InferShapes()(model)
+    assert len(calls) == 3
