@@ -16,7 +16,8 @@ app = typer.Typer()
 @app.command()
 def doctor(
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="MODEL.onnx", help="Ask TARGET's parser which nodes it refuses.")
+        Path | None,
+        typer.Option("--model", metavar="MODEL.onnx", help="Ask the target's parser which nodes it refuses."),
     ] = None,
     target: Target = "",
     dims: Dims = [],  # noqa: B006
@@ -29,20 +30,21 @@ def doctor(
     set_up(output_format, debug)
     from ..compiler import doctor as examiner
     from ..compiler import shapes
+    from ..compiler.target import find_target
 
-    if bool(model) != bool(target):
-        raise UsageError("--model and --target go together", hint="planc doctor --model m.onnx -t tensorrt-rtx:sm89")
+    if model and not target:
+        raise UsageError("--model is asked of a target", hint="planc doctor --model m.onnx -t tensorrt-rtx:sm89")
     if model:
         with Progress() as progress:
             limits = limits_of(None, time_limit, memory_limit)
             answer = examiner.check(model, target, list(map(shapes.parse_dim, dims)), limits=limits, on_event=progress)
         _print_answer(model, answer, output_format)
         raise typer.Exit(0 if answer["supported"] else 1)
-    facts = examiner.examine()
+    facts = examiner.examine(find_target(target) if target else None)
     if output_format == "json":
         print_json(facts)
         return
-    for name, version in facts["versions"].items():
+    for name, version in facts["versions"].items() if not target else ():
         print(f"{name:24} {version or '-'}")
     machine = facts["host"]
     flags = " ".join(machine["cpu_flags"])

@@ -48,7 +48,8 @@ def plan(
         said = (
             f"skipped: {one['skipped']}" if one["skipped"] else f"{len(todo)} of {len(one['stages'])} stages to build"
         )
-        print(f"{one['job']}: {said}")
+        restored = ", the artifact comes from the cache" if not todo and one["artifact"] == "missing" else ""
+        print(f"{one['job']}: {said}{restored}")
         for row in one["stages"]:
             why = f": {row['why']}" if row["why"] else ""
             print(f"  {row['state']:6} {row['stage']:10} {row['key'][:12]:12} {row['target']}{why}")

@@ -176,12 +176,10 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> lis
         UsageError: the arrays do not fit the inputs, or `out` is a file of another kind.
         PlancError: the artifact cannot be loaded here.
     """
-    import zipfile
-
     from . import files
 
     emit("stage", "run")
-    if out is not None and out.exists() and not zipfile.is_zipfile(out):
+    if out is not None and out.exists() and out.stat().st_size and not _holds_arrays(out):
         raise UsageError(f"-o {out} exists and is no .npz", hint="Give another name, such as outputs.npz")
     arrays, session = files.load_arrays(inputs), load(path)
     try:
@@ -201,6 +199,15 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> lis
         }
         for name, array in results.items()
     ]
+
+
+def _holds_arrays(path: Path) -> bool:
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(name.endswith(".npy") for name in archive.namelist())
 
 
 def describe_graph(path: Path, *, emit: "Emit") -> dict[str, Any]:
@@ -337,7 +344,10 @@ def _specs(entries: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     measured = {"complete_with", "executed_on", "failures", "graph", "held_by", "passed", "points", "reason"}
-    verification = {key: value for key, value in manifest["verification"].items() if key not in measured}
+    said = manifest["verification"]
+    if "held_by" in said:
+        measured.add("tolerance")
+    verification = {key: value for key, value in said.items() if key not in measured}
     named = manifest.get("semantic_sha256", {})
     sealed = {name: named.get(name) or facts for name, facts in manifest["files"].items()}
     return {**manifest, "verification": verification, "files": sealed}

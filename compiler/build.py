@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from . import cache, choose, keys, observe, pipeline, recipe, stages
+from . import artifact, cache, choose, keys, observe, pipeline, recipe, stages
 from .cache import Store
 from .errors import GateFailed, PlancError, Unavailable
 from .executors import Executor, Task
@@ -332,7 +332,7 @@ def plan(entries: Sequence[Entry], store: Store) -> list[dict[str, Any]]:
 
 def _planned(entry: Entry, store: Store) -> dict[str, Any]:
     if entry.skipped:
-        return {"job": entry.id, "skipped": entry.skipped, "stages": []}
+        return {"job": entry.id, "skipped": entry.skipped, "artifact": "", "stages": []}
     rows = []
     for job in choose.candidates(entry.job):
         done, missing, components = stages.trail(job, store)
@@ -342,7 +342,8 @@ def _planned(entry: Entry, store: Store) -> dict[str, Any]:
         for name in rest:
             why = why_missing(job, name, components, store) if name == missing else f"{missing} comes first"
             rows.append(_stage(job, name, "build", cache.key_of(components) if name == missing else "", why))
-    return {"job": entry.id, "skipped": "", "stages": rows}
+    there = "there" if (entry.out / artifact.MANIFEST).exists() else "missing"
+    return {"job": entry.id, "skipped": "", "artifact": there, "stages": rows}
 
 
 def drawn(planned: Sequence[Mapping[str, Any]], form: str) -> str:

@@ -88,12 +88,17 @@ class Data:
             told.append(f"{self.option} {self.text} has {self.tally.samples} of the {self.samples} samples asked for")
         return told
 
-    def refused(self, index: int, error: Exception) -> UsageError:
-        """Returns what to tell of the sample that the model does not run on, as with an index that is out of bounds."""
-        return UsageError(
-            f"{self.option} {self.text}, sample {index}: the model cannot run on it: {_why(error)}",
-            hint="Mend or remove it",
-        )
+    def refuse(self, index: int, error: Exception) -> None:
+        """Tells of the sample that the model does not run on, as with an index that is out of bounds.
+
+        Raises:
+            UsageError: ONNX Runtime says that the data is to blame, not the graph or the machine.
+        """
+        if type(error).__name__ == "InvalidArgument":
+            raise UsageError(
+                f"{self.option} {self.text}, sample {index}: the model cannot run on it: {_why(error)}",
+                hint="Mend or remove it",
+            ) from error
 
     def _strip(self, item: dict[str, Any]) -> dict[str, Any]:
         """Takes the labels out of an item, which may hold several samples."""
@@ -305,8 +310,10 @@ def _watcher(
             return watch(feed)
         except Exception as error:
             if data is not None:
-                raise data.refused(index, error) from error
-            raise BuildFailed(f"ONNX Runtime cannot run the graph on random data: {_why(error)}") from error
+                data.refuse(index, error)
+            if isinstance(error, MemoryError | OSError):
+                raise
+            raise BuildFailed(f"ONNX Runtime cannot run the graph on sample {index}: {_why(error)}") from error
 
     return run
 

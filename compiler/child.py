@@ -11,6 +11,7 @@ import pickle
 import resource
 import signal
 import sys
+import threading
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -123,6 +124,8 @@ class _LaterLoader(importlib.abc.Loader):
 
     def __init__(self, real: importlib.abc.Loader) -> None:
         self.real = real
+        self.lock = threading.RLock()
+        self.runs = False
 
     def exec_module(self, module: ModuleType) -> None:
         """Only says what becomes of names that the package lacks."""
@@ -136,14 +139,22 @@ class _Package(ModuleType):
         """Imports the module of that name; where there is none, runs the package's code."""
         own = self.__spec__
         assert own is not None
-        if name.startswith("__"):
-            raise AttributeError(name)
+        loader = own.loader
+        assert isinstance(loader, _LaterLoader)
+        if name.startswith("__") and name not in ("__all__", "__version__"):
+            raise AttributeError(name)  # what Python itself asks for
         if importlib.util.find_spec(f"{own.name}.{name}") is not None:
             return importlib.import_module(f"{own.name}.{name}")
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        assert isinstance(own.loader, _LaterLoader)
-        own.loader.real.exec_module(self)
-        return getattr(self, name)
+        with loader.lock:
+            if type(self) is _Package and not loader.runs:
+                loader.runs = True
+                loader.real.exec_module(self)
+                self.__class__ = ModuleType  # type: ignore[assignment]
+        if type(self) is ModuleType:
+            return getattr(self, name)
+        if name in vars(self):  # while its code runs
+            return vars(self)[name]
+        raise AttributeError(f"module {own.name!r} has no attribute {name!r}", name=name, obj=self)
 
 
 def _fix_addresses() -> None:

@@ -37,8 +37,8 @@ def support(one: Target) -> dict[str, str | None]:
     return reasons
 
 
-def examine() -> dict[str, Any]:
-    """Returns the facts of this machine and what each target can do on it."""
+def examine(only: Target | None = None) -> dict[str, Any]:
+    """Returns the facts of this machine and what each target, or one, can do on it."""
     return {
         "versions": versions(),
         "host": {
@@ -48,7 +48,9 @@ def examine() -> dict[str, Any]:
             "cpu_flags": sorted(host.cpu_flags()),
             "gpus": host.gpus(),
         },
-        "targets": {name: describe(target.find_target(name)) for name in target.target_names()},
+        "targets": {
+            one.name: describe(one) for one in ([only] if only else map(target.find_target, target.target_names()))
+        },
     }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,6 @@ from .errors import GateFailed, UsageError
 from .recipe import Job
 from .shapes import TensorSpec
 from .spool import Column, Spool
-from .tolerance import loosened
 from .worker import Emit
 
 if TYPE_CHECKING:
@@ -91,6 +90,25 @@ class Guarded:
 
     excluded: tuple[str, ...]
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a payload loses.
+
+    Attributes:
+        holds: whether all bounds hold.
+        told: the losses in words.
+        loss: by bound.
+        samples: how many it ran on.
+        outputs: names of those that a bound looks at.
+    """
+
+    holds: bool
+    told: str
+    loss: dict[str, float]
+    samples: int
+    outputs: frozenset[str]
 
 
 @dataclass
@@ -178,52 +196,39 @@ def search(
     return Guarded(found.excluded, facts)
 
 
-def reconsider(
-    result: Mapping[str, Any],
+def judge(
     session: Callable[..., Mapping[str, np.ndarray]],
     job: Job,
     graph: Path,
     specs: Sequence[TensorSpec],
     *,
     emit: Emit,
-) -> dict[str, Any]:
-    """Returns the verification of a payload that golden data alone fail, judged by the user's bounds (in a worker).
-
-    A few samples say less of the accuracy than `--max-drop` on all the data. Where every bound of it holds in the
-    payload itself, the tolerance becomes twice what golden data lose, so that later runs still find damage.
+) -> Judged:
+    """Returns what a payload loses by the bounds of the user on all the data (in a worker).
 
     Args:
-        result: of the verification, see `verify.verify`.
         session: runs the payload.
         job: its guard names bounds and data.
         graph: the FP32 graph, the reference.
         specs: of the model's inputs.
-        emit: receives the stage and the note that says so.
+        emit: receives the stage.
     """
-    found = [metrics for outputs in result["points"].values() for metrics in outputs.values()]
-    if any("differs" in metrics for metrics in found):
-        return dict(result)
     emit("stage", "judge")
     guard = job.quantization.guard
     bounds = [bound_of(text) for text in guard.bounds]
     with tempfile.TemporaryDirectory(dir=graph.parent) as place:
         data = evaluation(guard, job.quantization.calibration, specs, graph, Path(place))
         emit("memory", data.needs)
-        outputs = Spool(Path(place))
-        for index in range(len(data.feeds)):
-            outputs.append(dict(session(**data.feeds[index])))
-        losses, samples = _losses(bounds, data, outputs), len(data.feeds)
-    told = f"{_told(bounds, losses)} on {samples} samples"
-    if not all(bound.holds(loss) for bound, loss in zip(bounds, losses, strict=True)):
-        return {**result, "failures": [*result["failures"], f"what was built misses --max-drop {told}"]}
-    emit("note", f"golden data miss the bounds of {job.precision.upper()}, --max-drop holds in what was built: {told}")
-    return {
-        **result,
-        "passed": True,
-        "failures": [],
-        "tolerance": loosened(result["tolerance"], found),
-        "held_by": {"loss": _rounded(bounds, losses), "samples": samples, "failures": result["failures"]},
-    }
+        outputs, samples = Spool(Path(place)), len(data.feeds)
+        judged = frozenset(name for names in _judged(bounds, data).values() for name in names)
+        for index in range(samples):
+            try:
+                outputs.append(dict(session(**data.feeds[index])))
+            except UsageError as error:  # of other sizes than the payload is made for
+                return Judged(False, f"cannot be told, at sample {index} {error.what}", {}, samples, judged)
+        losses = _losses(bounds, data, outputs)
+    holds = all(bound.holds(loss) for bound, loss in zip(bounds, losses, strict=True))
+    return Judged(holds, _told(bounds, losses), _rounded(bounds, losses), samples, judged)
 
 
 def bound_of(text: str) -> Bound:
@@ -264,11 +269,13 @@ def evaluation(
         data = calibrate.Data(calibration.data, specs, calibration.samples, labels=labels)
     feeds, references, run = Spool(place), Spool(place), runner(graph)
     for index, feed in enumerate(data):
-        feeds.append(feed)
         try:
-            references.append(run(feed))
+            answers = run(feed)
         except Exception as error:
-            raise data.refused(index, error) from error
+            data.refuse(index, error)
+            raise
+        feeds.append(feed)
+        references.append(answers)
     labels = _per_sample(labels, data) if labels else labels
     digest = hashlib.sha256(data.tally.digest().encode())
     for label in labels:
@@ -380,7 +387,7 @@ def _losses(bounds: Sequence[Bound], data: Evaluation, outputs: Spool) -> list[f
     count = len(data.feeds)
     try:
         return [
-            max(
+            _worst(
                 bound.loss(Column(outputs, name, count), Column(data.references, name, count), data.labels)
                 for name in names
             )
@@ -388,6 +395,11 @@ def _losses(bounds: Sequence[Bound], data: Evaluation, outputs: Spool) -> list[f
         ]
     except ValueError as error:
         raise UsageError(f"--max-drop: {error}", hint="Check --eval and its labels") from error
+
+
+def _worst(losses: Iterable[float]) -> float:
+    """The greatest loss; NaN, which `max` overlooks, where one is NaN."""
+    return float(np.max(list(losses)))
 
 
 def _judged(bounds: Sequence[Bound], data: Evaluation) -> dict[str, list[str]]:

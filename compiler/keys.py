@@ -121,7 +121,7 @@ def has_user_code(stage: str, job: Job) -> bool:
     data = [quantization.calibration.data, quantization.guard.data]
     if stage == "calibrate" or stage in shards_of(job):
         return any(".py:" in text for text in data)
-    return stage == "lower" and any(".py:" in text for text in (*data, *quantization.guard.bounds))
+    return stage in ("lower", "verify") and any(".py:" in text for text in (*data, *quantization.guard.bounds))
 
 
 def graph(done: Done) -> dict[str, str]:

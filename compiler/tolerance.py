@@ -41,7 +41,7 @@ def tolerance(precision: Precision, overrides: Sequence[tuple[str, float]] = ())
 
 
 def loosened(bounds: Mapping[str, float], found: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns bounds by name that allow twice the error that was found: half the SQNR's margin is 3 dB, in each output.
+    """Returns bounds by name that allow twice the error that was found: of the SQNR that is 3 dB.
 
     Args:
         bounds: by name, as far as they are finite.
@@ -50,11 +50,11 @@ def loosened(bounds: Mapping[str, float], found: Iterable[Mapping[str, Any]]) ->
     made = dict(bounds)
     for metrics in found:
         if "mismatch" in metrics:
-            made["mismatch"] = max(made["mismatch"], min(1.0, 2 * metrics["mismatch"]))
-        elif metrics["max_abs"] > made["atol"]:
-            made["cosine"] = min(made["cosine"], 1 - 2 * (1 - metrics["cosine"]))
+            made["mismatch"] = max(made["mismatch"], min(1.0, math.ceil(2e3 * metrics["mismatch"]) / 1e3))
+        elif metrics.get("max_abs", 0.0) > made["atol"]:
+            made["cosine"] = min(made["cosine"], max(0.0, math.floor(1e3 - 2e3 * (1 - metrics["cosine"])) / 1e3))
             if metrics["sqnr_db"] is not None:
-                made["sqnr_db"] = min(made["sqnr_db"], metrics["sqnr_db"] - 3)
+                made["sqnr_db"] = min(made["sqnr_db"], math.floor(10 * metrics["sqnr_db"] - 30) / 10)
             if "relative" in made:
-                made["relative"] = max(made["relative"], 2 * metrics["relative"])
-    return {name: float(f"{value:.3g}") for name, value in made.items()}
+                made["relative"] = max(made["relative"], math.ceil(2e3 * metrics["relative"]) / 1e3)
+    return made

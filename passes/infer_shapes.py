@@ -109,7 +109,13 @@ def _is_known(value: ir.Value, own: frozenset[str]) -> bool:
     """Whether dtype and all sizes are known, be it by symbols of the inputs: there is nothing left to infer."""
     if value.type is None or value.shape is None:
         return False
-    return all(isinstance(size, int) or (set(_NAME.findall(str(size))) <= own and size.value) for size in value.shape)
+    return all(isinstance(size, int) or _is_of(str(size), own) for size in value.shape)
+
+
+def _is_of(size: str, own: frozenset[str]) -> bool:
+    """Whether a size is one of the symbols, or an expression in them."""
+    names = set(_NAME.findall(size))
+    return size in own or (bool(names) and names <= own)
 
 
 def _has_long_vectors(model: ir.Model) -> bool:

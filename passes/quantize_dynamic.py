@@ -13,6 +13,7 @@ from ._regions import require_quantizable
 from ._schemes import SCHEMES
 
 _PRODUCTS = ("Gemm", "MatMul")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 _SCHEME = replace(SCHEMES["onnxruntime"], both_computed="", integer_bias=False)
 
 
@@ -56,9 +57,11 @@ class QuantizeDynamic(Pass):
         return ir.passes.PassResult(model, modified=bool(chosen))
 
     def products(self, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
-        """Yields the matrix products of the main graph, and why they stay in floating point: "" where they do not."""
+        """Yields the products of the main graph, and why they stay in floating point: "" where they do not."""
         opset = model.opset_imports.get("", 1)
         for node in model.graph:
+            if node.domain == "" and node.op_type in _CONVOLUTIONS:
+                yield node, "convolutions take calibration data"
             if node.domain == "" and node.op_type in _PRODUCTS:
                 try:
                     require_quantizable(node, _SCHEME, self.keep, opset)

@@ -245,6 +245,9 @@ def test_doctor(planc: Callable[..., Any], tmp_path: Path) -> None:
     assert re.search(rf"^onnxruntime +{re.escape(metadata.version('onnxruntime'))}$", text, re.M)
     assert re.search(r"^onnxruntime-cpu +builds fp32 int8; runs here$", text, re.M)
     assert re.search(r"^ +not fp16: ", text, re.M)
+    one = planc("doctor", "-t", "onnxruntime-cpu", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in one] == ["cpu", "gpu", "onnxruntime-cpu", "not", "not"]
+    assert "--model is asked of a target" in planc("doctor", "--model", "m.onnx", cwd=tmp_path, expect=2).stderr
 
 
 def test_inspect_onnx(planc: Callable[..., Any], workshop: Path, tmp_path: Path) -> None:

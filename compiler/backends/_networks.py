@@ -18,7 +18,7 @@ MOST_ROUNDS = 64
 _PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "RECURRENCE", "ATTENTION_OUTPUT"}
 _MOVES = {"SHUFFLE", "SQUEEZE", "UNSQUEEZE", "SLICE", "IDENTITY"}
 _QDQ = {"QUANTIZE", "DEQUANTIZE"}
-_PLAINLY = {  # what the parser's assertions on Q/DQ of other runtimes mean
+FOREIGN = {  # what the parser's assertions on Q/DQ of other runtimes mean
     "Non-zero zero point is not supported": "its zero point is not 0",
     "Found unsupported input type of UINT8": "its tensor is uint8",
     "Found unsupported input type of INT32": "its tensor is int32, as a bias is for other runtimes",
@@ -138,7 +138,7 @@ def dtype_name(tensor: "trt.ITensor") -> str:
 
 def _refused(error: "trt.ParserError") -> Refused:
     words = error.desc().strip()
-    plain = next((told for assertion, told in _PLAINLY.items() if assertion in words), "")
+    plain = next((told for assertion, told in FOREIGN.items() if assertion in words), "")
     reason = "TensorRT has no such operator" if words in ("", "false") else plain or one_line(words, 240)
     return Refused(error.node_name(), error.node_operator(), reason, "")
 

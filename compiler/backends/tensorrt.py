@@ -509,7 +509,7 @@ def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildF
         return BuildFailed(f"{flavour.name} does not take the graph: {'; '.join(map(str, refused[:5]))}")
     told = "; ".join(map(str, refused[:5])) + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
     count = "a node" if len(refused) == 1 else f"{len(refused)} nodes"
-    if all(one.operator in ("QuantizeLinear", "DequantizeLinear") for one in refused):
+    if all(one.reason in _networks.FOREIGN.values() for one in refused):
         return BuildFailed(
             f"the model was quantized for another runtime: {flavour.name} does not take {count}, such as {refused[0]}",
             hint="Give the float model, with -p int8 --calibration DATA",

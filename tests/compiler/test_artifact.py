@@ -1,6 +1,7 @@
 """Artifacts: loading, refusing, and knowing when they are damaged."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,12 @@ def test_run_file_replaces_arrays_only(ort_artifact: Path, tmp_path: Path, image
     np.savez(tmp_path / "in.npz", x=image)
     for _ in range(2):
         artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "out.npz", emit=lambda *_: None)
+    (tmp_path / "new.npz").touch()
+    artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "new.npz", emit=lambda *_: None)
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        archive.writestr("data.pkl", b"")
+    with pytest.raises(UsageError, match=r"net\.pt exists and is no \.npz"):
+        artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "net.pt", emit=lambda *_: None)
     (tmp_path / "net.py").write_text("x = 1\n")
     with pytest.raises(UsageError, match=r"net\.py exists and is no \.npz"):
         artifact.run_file(ort_artifact, tmp_path / "in.npz", tmp_path / "net.py", emit=lambda *_: None)

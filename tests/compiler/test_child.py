@@ -31,6 +31,7 @@ def test_what_is_put_off_is_not_imported(module: str, put_off: str, python: Call
         "from onnxscript import ir, script, opset18; print(ir is not None and opset18.version)",
         "import onnxscript.optimizer._constant_folding; from onnxscript.optimizer import optimize_ir; print(18)",
         "from onnxscript.version_converter import ConvertVersionPass; print(ConvertVersionPass(18).target_version)",
+        "import onnxscript.optimizer._constant_folding, onnxscript; print(onnxscript.__version__[:2] and 18)",
         "import onnxscript.rewriter.rules.common, onnxscript; print(hasattr(onnxscript, 'nothing') or 18)",
     ],
 )

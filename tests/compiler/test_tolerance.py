@@ -25,3 +25,5 @@ def test_loosened_bounds_allow_twice_the_error() -> None:
     assert loosened(bounds, [{**worse, "max_abs": 1e-6}]) == bounds
     assert loosened(bounds, [{"mismatch": 0.1}, {"mismatch": 0.6}])["mismatch"] == 1
     assert loosened({**bounds, "relative": 0.1}, [worse])["relative"] == 0.4
+    assert loosened({**bounds, "cosine": 0.9999}, [{**worse, "cosine": 0.99995}])["cosine"] == 0.999, "never tighter"
+    assert loosened(bounds, [{**worse, "cosine": -1.0}])["cosine"] == 0

@@ -90,8 +90,8 @@ def test_what_is_known_by_symbols_of_the_inputs_is_not_inferred_again(
     monkeypatch.setattr(ir, "to_proto", lambda *_: calls.append(None))
     InferShapes()(model)
     assert not calls
-    for unknown in (None, "m", "unk__0"):  # of nothing that is known of the inputs
+    for unknown in (None, "m", "unk__0", "?", "-1"):  # of nothing that is known of the inputs
         model.graph.node(0).outputs[0].shape = ir.Shape([unknown, 4])
         with pytest.raises(AttributeError):
             InferShapes()(model)
-    assert len(calls) == 3
+    assert len(calls) == 5
