@@ -1,5 +1,6 @@
 """The command line: verbs, one per file, printing, and exit codes. Everything else lives in `compiler/`."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from ._show import print_json
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 _INTERRUPTED = 130
+_NOT_WRITTEN = (errno.EDQUOT, errno.EIO, errno.ENOSPC)
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _VERBS = (
@@ -124,6 +126,8 @@ def main() -> None:
     except OSError as error:
         from ..compiler.files import io_failure
 
+        if error.filename is None and error.errno in _NOT_WRITTEN:  # files are written where errors get a place
+            _fail(5, f"standard output cannot be written: {error.strerror}", "Give it another place")
         failure = io_failure(error, Path(error.filename or "."))
         _fail(failure.exit_code, failure.what, failure.hint)
     except SystemExit as end:

@@ -231,6 +231,12 @@ def test_closed_streams_are_no_error(workshop: Path, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "a.onnx").graph.node
 
 
+def test_a_full_disk_behind_stdout_is_told(tmp_path: Path) -> None:
+    done = _shell('"$1" targets > /dev/full; echo $?', tmp_path)
+    assert done.stdout.strip() == "5"
+    assert "standard output cannot be written: No space left on device" in done.stderr
+
+
 # The verbs
 
 
