@@ -33,9 +33,21 @@ def top1(outputs: Outputs, references: Outputs, labels: Outputs | None = None) -
         wanted = _answer(reference) if labels is None else np.asarray(labels[index])
         if wanted.size != answer.size:
             raise ValueError(f"sample {index}: {wanted.size} labels for {answer.size} answers")
+        if labels is not None:
+            _check_labels(index, wanted, output.shape[-1])
         right += int((answer == wanted.reshape(answer.shape)).sum())
         total += answer.size
     return right / total
+
+
+def _check_labels(index: int, labels: np.ndarray, classes: int) -> None:
+    numbers = labels.dtype.kind in "iu" or (labels.dtype.kind in "fb" and bool((labels == np.floor(labels)).all()))
+    if not numbers:
+        raise ValueError(f"sample {index}: top1 wants the number of a class, the label is {labels.reshape(-1)[0]!r}")
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(
+            f"sample {index}: the label is {int(labels.max())}, and there are {classes} classes, 0 to {classes - 1}"
+        )
 
 
 def cosine(outputs: Outputs, references: Outputs) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..compiler.errors import EXIT_CODES, BuildFailed, PlancError, one_line, plain
+from ..compiler.errors import EXIT_CODES, BuildFailed, PlancError, one_line, plain, sentences
 from ._show import print_json
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -60,8 +60,7 @@ def _add_verbs() -> None:
 
 def _fail(code: int, what: str, hint: str = "") -> NoReturn:
     """Prints the one line (and the JSON document where it was asked for) and exits."""
-    line = f"{what}. {hint}" if hint else what
-    print(f"planc: {line}", file=sys.stderr)
+    print(f"planc: {sentences(what, hint)}", file=sys.stderr)
     words = sys.argv[1:]
     if "--format=json" in words or ("--format" in words and words[words.index("--format") + 1 :][:1] == ["json"]):
         print_json({"error": {"exit_code": code, "what": what, "hint": hint}})
@@ -120,7 +119,9 @@ def main() -> None:
             hint = f"Repeat with its output: planc {plain(shlex.join(sys.argv[1:]))} --debug"
         _fail(error.exit_code, error.what, hint)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(_INTERRUPTED, "interrupted: nothing was written")
+        _fail(
+            _INTERRUPTED, f"interrupted: {'jobs that had ended stay' if 'build' in _verb() else 'nothing was written'}"
+        )
     except BrokenPipeError:
         _stop_writing()
     except OSError as error:

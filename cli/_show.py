@@ -160,6 +160,8 @@ def verification_lines(result: dict[str, Any]) -> list[str]:
     if held := result.get("held_by"):
         losses = ", ".join(f"{bound}: {figure(loss)}" for bound, loss in held["loss"].items())
         lines[0] += f": by --max-drop on {held['samples']} samples ({losses}), where golden data alone miss the bounds"
+    if loosened := result.get("loosened_by"):
+        lines[0] += f": within bounds that --max-drop loosened at build, on {loosened['samples']} samples"
     for label, outputs in result["points"].items():
         for name, metrics in outputs.items():
             figures = ", ".join(f"{key} {figure(value)}" for key, value in metrics.items())

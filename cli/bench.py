@@ -68,7 +68,7 @@ def bench(
     """Measure artifacts side by side: latency, throughput, cold start, memory; gates for CI."""
     set_up(output_format, debug)
     from ..compiler import bench as benchmark
-    from ..compiler import figures, gates
+    from ..compiler import figures, files, gates
     from ..compiler import profile as profiles
 
     if schema:
@@ -78,6 +78,8 @@ def bench(
         raise UsageError(
             "nothing to measure", hint="planc bench out/net, or planc bench a b --against torch:net.py:net"
         )
+    files.require_text("--output", out, "{")
+    files.require_text("--junit", junit, "<?xml", "<testsuite")
     bounds = gates.gates(
         max_p99=max_p99, min_speedup=min_speedup, max_regression=max_regression, max_size=max_size, max_rss=max_rss,
         max_drop=max_drop,

@@ -68,12 +68,14 @@ def build(
     """Build the jobs of planc.toml: models x targets x precisions, cached and in parallel."""
     set_up(output_format, debug)
     from ..compiler import build as builder
-    from ..compiler import executors, lock, project, sources
+    from ..compiler import executors, files, lock, project, sources
 
     if jobs is not None and jobs < 0:
         raise UsageError(f"--jobs {jobs} is negative", hint="Give a number such as -j 4, or 0 for one per core")
     if watch and output_format == "json":
         raise UsageError("--watch does not end with one document", hint="Drop --format json, or take --junit FILE.xml")
+    files.require_text("--depfile", depfile, holds="manifest.json:")
+    files.require_text("--junit", junit, "<?xml", "<testsuite")
     module = executors.find(executor)
     server = _jobserver() if jobs is None and not module.ELSEWHERE else None
     tokens = {"jobserver": server} if server else {}

@@ -101,7 +101,9 @@ def compile_(
 ) -> None:
     """Compile a model to a verified artifact."""
     set_up(output_format, debug)
-    from ..compiler import pipeline, recipe
+    from ..compiler import files, pipeline, recipe
+
+    files.require_text("--depfile", depfile, holds="manifest.json:")
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
     quantization = recipe.quantization(

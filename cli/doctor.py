@@ -56,6 +56,8 @@ def doctor(
         for reason in dict.fromkeys(one["why_not"].values()):
             names = " ".join(name for name, why in one["why_not"].items() if why == reason)
             print(f"{'':24} not {names}: {reason}")
+    if target and not any(one["buildable"] for one in facts["targets"].values()):
+        raise typer.Exit(3)
 
 
 def _print_answer(model: Path, answer: dict[str, Any], output_format: str) -> None:

@@ -179,6 +179,8 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> lis
     from . import files
 
     emit("stage", "run")
+    if out is not None and out.exists() and inputs.exists() and out.samefile(inputs):
+        raise UsageError(f"-o {out} is the inputs themselves", hint="Give another name, such as outputs.npz")
     if out is not None and out.exists() and out.stat().st_size and not _holds_arrays(out):
         raise UsageError(f"-o {out} exists and is no .npz", hint="Give another name, such as outputs.npz")
     arrays, session = files.load_arrays(inputs), load(path)

@@ -7,6 +7,11 @@ _SECRETS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s'\"]*@)?([^\s?'\"]*)(
 _MOST_WORDS = 40
 
 
+def sentences(what: str, hint: str) -> str:
+    """Returns one line of both."""
+    return f"{what}{' ' if what.endswith('?') else '. '}{hint}" if hint else what
+
+
 class PlancError(Exception):
     """An error that a user can cause.
 
@@ -24,7 +29,7 @@ class PlancError(Exception):
         self.hint = one_line(hint)
 
     def __str__(self) -> str:
-        return f"{self.what}. {self.hint}" if self.hint else self.what
+        return sentences(self.what, self.hint)
 
 
 class GateFailed(PlancError):

@@ -210,11 +210,15 @@ def write_depfile(path: Path, rules: Mapping[Path, Sequence[Path]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all.
+    """Writes a file, whole or not at all; through links, and into devices as they are.
 
     Raises:
         IOFailed: the place cannot be written to.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():  # such as /dev/stdout
+        path.write_text(text, encoding="utf-8")
+        return
     with staging(path) as folder:
         staged = folder / path.name
         staged.write_text(text, encoding="utf-8")
@@ -233,6 +237,29 @@ def require_page(out: Path) -> None:
         with out.open("rb") as file:
             if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
                 raise UsageError(f"{out} exists and is no page of planc", hint="Give another name, such as report.html")
+
+
+def require_text(option: str, out: Path | None, *begins: str, holds: str = "") -> None:
+    """Checks that a text called `out` may be written: what is there is empty, or one of the kind.
+
+    Args:
+        option: that named it.
+        out: the file; None for none.
+        begins: how such a text begins.
+        holds: what its first line has.
+
+    Raises:
+        UsageError: it is not, or is a folder.
+    """
+    if out is None or not out.exists():
+        return
+    if out.is_dir():
+        raise UsageError(f"{option} {out} is a folder", hint="Name a file in it")
+    if out.is_file() and out.stat().st_size:
+        with out.open("rb") as file:
+            first = file.read(4096).decode(errors="replace").lstrip().partition("\n")[0]
+        if not first.startswith(begins) or holds not in first:
+            raise UsageError(f"{option} {out} exists and is no file of that kind", hint="Give another name")
 
 
 def require_file(path: Path) -> None:

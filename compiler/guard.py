@@ -65,7 +65,9 @@ class Own:
         self, outputs: Sequence[np.ndarray], references: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None
     ) -> float:
         """Returns the reference's value less the model's."""
-        return self._value(references, labels) - self._value(outputs, labels)
+        if (known := self._value(references, labels)) != known:
+            raise ValueError(f"{self.text} returned NaN for the outputs of the FP32 model")
+        return known - self._value(outputs, labels)
 
     def holds(self, loss: float) -> bool:
         """Returns whether it is within the bound; NaN is not."""

@@ -128,10 +128,12 @@ def chosen_passes(recipe: Recipe) -> "tuple[Pass, ...]":
     from .. import passes
 
     known = passes.names()
-    for option, given in (("--skip", recipe.skip), ("--explain", recipe.explain)):
-        for name in given:
-            if name not in known:
-                raise UsageError(f"{option} {name}: unknown pass", hint=f"{did_you_mean(name, known)} See planc passes")
+    named = [(option, name) for option in ("skip", "explain") for name in getattr(recipe, option)]
+    for option, name in (*named, *(("pass", one.partition("{")[0]) for one in recipe.only)):
+        if name not in known:
+            guess = did_you_mean(name, known)
+            hint = f"{guess} See planc passes" if guess.startswith("Did") else "See planc passes"
+            raise UsageError(f"--{option} {name}: unknown pass", hint=hint)
     if recipe.family not in passes.PRESETS:
         raise UsageError(f"unknown preset {recipe.family!r}", hint=did_you_mean(recipe.family, passes.PRESETS))
     try:

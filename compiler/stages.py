@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_GOLDEN_BYTES = 16 << 20
-_LOOSEN = "Loosen a bound by name, such as --tolerance sqnr_db=40, only if you accept the error"
 _ON_CPU = ("onnxruntime", "openvino")
 _NO_VNNI = (
     "this CPU has no VNNI or AMX: sums of INT8 products would saturate, so weights get 7 bits; FP32 may be as fast; "
@@ -487,12 +486,20 @@ def _load_lowered(work: Work, facts: Mapping[str, Any]) -> None:
 
 
 def _build(work: Work, emit: Emit) -> None:
+    from . import quantize
+
     emit("stage", "build")
     work.payload.mkdir()
     request = recipe.request(work.job, work.source, work.payload, inputs=work.model.inputs, dims=work.model.dims)
     work.built = backend(work.job).build(request)
     products = work.built.effective_precision.get("products", {})
     wanted = work.lowered.effect.get("int8", {}).get("nodes", 0) if work.lowered else 0
+    if not work.lowered and products.get("int8") == 0 and quantize.has_own(work.source):
+        emit(
+            "note",
+            "the model has Q/DQ of its own, and the runtime computes no layer in INT8: "
+            "they were laid out for another runtime; quantize the float model for this one",
+        )
     if 0 < products.get("int8", wanted) < wanted:
         emit(
             "note", f"of {wanted} layers in INT8 the runtime computes {wanted - products['int8']} in float all the same"
@@ -539,7 +546,7 @@ def held(work: Work, session: Callable[..., Mapping[str, Any]], what: str, *, em
     if not result["passed"] and work.guarded and not job.tolerance:
         result = _reconsidered(work, session, what, result, emit=emit)
     if not result["passed"]:
-        raise GateFailed(difference(what, work.model, result), hint=_hint(work))
+        raise GateFailed(difference(what, work.model, result), hint=_hint(work, result))
     return result
 
 
@@ -634,10 +641,19 @@ def hold_against_reference(path: Path, exported: "Exported") -> None:
         raise GateFailed(difference("the exported graph", exported, result))
 
 
-def _hint(work: Work) -> str:
-    """What to do where a payload differs: random numbers may be to blame."""
-    drawn = is_lowered(work.job) and work.goldens != work.real
-    return f"It ran on random numbers: {_REAL}. {_LOOSEN}" if drawn else _LOOSEN
+def _hint(work: Work, result: Mapping[str, Any]) -> str:
+    """What to do where a payload differs: random numbers may be to blame, or one layer."""
+    words = []
+    if is_lowered(work.job) and work.goldens != work.real:
+        words.append(f"It ran on random numbers: {_REAL}")
+    if is_lowered(work.job) and not work.job.quantization.guard.bounds:
+        words.append("--max-drop METRIC=VALUE keeps the layers in float that cost most")
+    found = [metrics for outputs in result["points"].values() for metrics in outputs.values()]
+    allowed = loosened(result["tolerance"], found)
+    looser = [f"--tolerance {name}={value:g}" for name, value in allowed.items() if value != result["tolerance"][name]]
+    if looser:
+        words.append(f"Only if you accept the error: {' '.join(looser)}")
+    return ". ".join(words)
 
 
 def difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:

@@ -94,7 +94,10 @@ def build(request: Request) -> Built:
         )
     effective["products"] = _products(graph)
     if precision is Precision.INT8 and not effective["products"]["int8"]:
-        raise BuildFailed(f"ONNX Runtime runs no product in INT8: {effective['products']}")
+        raise BuildFailed(
+            f"ONNX Runtime computes no product in INT8, and {effective['products']['float']} in float",
+            hint="Q/DQ laid out for another runtime do that: give the float model, with --calibration DATA",
+        )
     blocked = any(node.domain == _BLOCKED_LAYOUT for node in protos.nodes(graph))
     return Built(
         session={"graph_optimization_level": "disable_all", "intra_op_num_threads": options.threads},

@@ -509,13 +509,14 @@ def _refusal(flavour: Flavour, refused: Sequence["_networks.Refused"]) -> BuildF
         return BuildFailed(f"{flavour.name} does not take the graph: {'; '.join(map(str, refused[:5]))}")
     told = "; ".join(map(str, refused[:5])) + (f"; and {len(refused) - 5} more" if len(refused) > 5 else "")
     count = "a node" if len(refused) == 1 else f"{len(refused)} nodes"
-    if all(one.reason in _networks.FOREIGN.values() for one in refused):
+    foreign = [one for one in refused if one.reason in _networks.FOREIGN.values()]
+    if foreign:
         return BuildFailed(
-            f"the model was quantized for another runtime: {flavour.name} does not take {count}, such as {refused[0]}",
+            f"the model was quantized for another runtime: {flavour.name} refuses {count}, such as {foreign[0]}",
             hint="Give the float model, with -p int8 --calibration DATA",
         )
     return BuildFailed(
-        f"{flavour.name} takes the graph without {count} only: {told}", hint="planc doctor --model lists them all"
+        f"{flavour.name} refuses {count} of the graph: {told}", hint="planc doctor --model lists them all"
     )
 
 

@@ -162,10 +162,35 @@ def test_a_metric_of_the_users(graph: Path, data: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_hold_says_so(graph: Path, data: str, tmp_path: Path) -> None:
-    (tmp_path / "own_harsh.py").write_text("def never(outputs, labels):\n    return float('nan')\n")
+    (tmp_path / "own_harsh.py").write_text(
+        "CALLS = []\n\n\ndef never(*_):\n    CALLS.append(1)\n    return -len(CALLS)\n"
+    )
     with pytest.raises(GateFailed, match=r"INT8 misses the bound: .* of 3 layers in float") as caught:
         _search(graph, data, f"{tmp_path / 'own_harsh.py'}:never=0.5")
     assert "--max-drop" in caught.value.hint
+
+
+def test_a_metric_that_is_nan_of_the_model_itself_is_the_users_to_mend(graph: Path, data: str, tmp_path: Path) -> None:
+    (tmp_path / "own_nan.py").write_text("def nan(*_):\n    return float('nan')\n")
+    with pytest.raises(UsageError, match=r"own_nan\.py:nan returned NaN for the outputs of the FP32 model"):
+        _search(graph, data, f"{tmp_path / 'own_nan.py'}:nan=0.5")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.arange(24) + 8, "sample 0: the label is 8, and there are 8 classes, 0 to 7"),
+        (np.full(24, "cat"), "sample 0: top1 wants the number of a class, the label is np.str_('cat')"),
+        (np.full(24, 0.5), "sample 0: top1 wants the number of a class"),
+    ],
+)
+def test_labels_that_no_class_has_are_refused(
+    labels: np.ndarray, words: str, graph: Path, data: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "e.npz", x=np.load(data)["x"], labels=labels)
+    with pytest.raises(UsageError) as caught:
+        _search(graph, data, "top1=1pp", data=str(tmp_path / "e.npz"))
+    assert words in caught.value.what
 
 
 def test_a_ratio_is_told_as_it_is(graph: Path, data: str) -> None:

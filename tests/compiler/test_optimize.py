@@ -162,7 +162,7 @@ def test_passes_are_chosen_by_name(planc: Callable[..., Any], source: Path, tmp_
     [
         (("--skip", "fuse-gelux"), "Did you mean 'fuse-gelu'?"),
         (("--explain", "fuse-gelux"), "--explain fuse-gelux: unknown pass. Did you mean 'fuse-gelu'?"),
-        (("--pass", "fold-constant"), "unknown pass 'fold-constant'"),
+        (("--pass", "fold-constant"), "--pass fold-constant: unknown pass. Did you mean 'fold-constants'?"),
         (("--pass", "fold-constants{max-bytes=1}"), "fold-constants has no option 'max-bytes'"),
         (("--pass", "fold-constants{max-output-bytes=x}"), "max-output-bytes=x is not of type int"),
         (("--preset", "abacus"), "unknown preset 'abacus'"),

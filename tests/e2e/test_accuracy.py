@@ -315,8 +315,8 @@ class TestGuard:
         assert "INT8 misses the bound unless all 3 layers stay in float" in answer.error
         (outlier.parent / "nan.py").write_text("def metric(outputs, labels):\n    return float('nan')\n")
         answer = planc("compile", *words, "--max-drop", "nan.py:metric=0", "-o", "never", cwd=outlier.parent)
-        assert answer.code == 1
-        assert "INT8 misses the bound: the best found loses nan.py:metric=0: nan" in answer.error
+        assert answer.code == 2
+        assert "nan.py:metric returned NaN for the outputs of the FP32 model" in answer.error
         assert not (outlier.parent / "never").exists()
 
 
