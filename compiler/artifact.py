@@ -183,11 +183,8 @@ def run_file(path: Path, inputs: Path, out: Path | None, *, emit: "Emit") -> lis
         raise UsageError(f"-o {out} is the inputs themselves", hint="Give another name, such as outputs.npz")
     if out is not None and out.exists() and out.stat().st_size and not _holds_arrays(out):
         raise UsageError(f"-o {out} exists and is no .npz", hint="Give another name, such as outputs.npz")
-    arrays, session = files.load_arrays(inputs), load(path)
-    try:
-        results = session(**arrays)
-    except UsageError as error:
-        raise UsageError(f"{inputs}: {error.what}", hint=error.hint) from error
+    session = load(path)
+    results = session(**read_inputs(inputs, session.inputs, session.dims))
     if out is not None:
         with files.staging(out) as folder:
             files.save_arrays(folder / out.name, results)
@@ -298,6 +295,22 @@ def same_content(old: Path, new: Mapping[str, Any], digest: Callable[[Path], str
     except UsageError:
         return False
     return _content(artifact.manifest) == _content(json.loads(as_text(new))) and not artifact.damage(digest)
+
+
+def read_inputs(path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim] = ()) -> "dict[str, np.ndarray]":
+    """Reads the arrays of an .npz that fit the inputs.
+
+    Raises:
+        UsageError: it is no .npz, or a name, dtype or shape does not fit.
+    """
+    from . import files
+
+    arrays = files.load_arrays(path)
+    try:
+        ordered = check_arrays(specs, arrays, dims)
+    except UsageError as error:
+        raise UsageError(f"--inputs {path}: {error.what}", hint=error.hint) from error
+    return dict(zip([spec.name for spec in specs], ordered, strict=True))
 
 
 def check_arrays(

@@ -178,13 +178,10 @@ def _numberless(goldens: "Sequence[Golden]") -> list[str]:
 def _feeds(model: "ir.Model", source: Source) -> "Iterator[tuple[str, dict[str, np.ndarray], bool]]":
     """Yields label and inputs of each run, and whether it is only for models that ran at none before."""
     from . import golden
-    from .artifact import check_arrays
-    from .files import load_arrays
+    from .artifact import read_inputs
 
     if source.data is not None:
-        specs = _specs(model)
-        arrays = check_arrays(specs, load_arrays(source.data))
-        yield source.data.name, dict(zip([spec.name for spec in specs], arrays, strict=True)), False
+        yield source.data.name, read_inputs(source.data, _specs(model)), False
         return
     defaults = _defaults(model)
     specs, wanted = _points(model, source)

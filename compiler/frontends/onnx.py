@@ -333,14 +333,12 @@ def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Di
 
 
 def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> list[Golden]:
-    from ..artifact import check_arrays
-    from ..files import load_arrays
+    from ..artifact import read_inputs
     from ..reference import runner
 
     real = None
     if source.data is not None:
-        arrays = load_arrays(source.data)
-        real = dict(zip([spec.name for spec in specs], check_arrays(specs, arrays), strict=True))
+        real = read_inputs(source.data, specs)
     try:
         run = runner(path)
     except Exception as error:

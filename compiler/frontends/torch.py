@@ -17,9 +17,8 @@ import torch
 
 from ...passes import ORIGIN, StripMetadata, all_nodes
 from .. import golden, host, shapes, storage
-from ..artifact import check_arrays
+from ..artifact import read_inputs
 from ..errors import BuildFailed, root_cause
-from ..files import load_arrays
 from ..golden import Golden
 from ..recipe import Source
 from ..shapes import Point, TensorSpec
@@ -96,8 +95,7 @@ def _reference(source: Source, loaded: Loaded) -> list[Golden]:
 
 def _real_inputs(source: Source, loaded: Loaded) -> dict[str, np.ndarray] | None:
     if source.data is not None:
-        arrays = load_arrays(source.data)
-        return dict(zip([spec.name for spec in loaded.specs], check_arrays(loaded.specs, arrays), strict=True))
+        return read_inputs(source.data, loaded.specs)
     return {name: tensor.detach().cpu().numpy() for name, tensor in loaded.examples.items()}
 
 
