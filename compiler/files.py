@@ -258,7 +258,7 @@ def require_text(option: str, out: Path | None, *begins: str, holds: str = "") -
     if out.is_file() and out.stat().st_size:
         with out.open("rb") as file:
             first = file.read(4096).decode(errors="replace").lstrip().partition("\n")[0]
-        if not first.startswith(begins) or holds not in first:
+        if (begins and not first.startswith(begins)) or holds not in first:
             raise UsageError(f"{option} {out} exists and is no file of that kind", hint="Give another name")
 
 

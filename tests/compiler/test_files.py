@@ -190,3 +190,38 @@ def test_only_a_page_is_replaced_by_a_page(tmp_path: Path) -> None:
     files.require_page(place)
     with pytest.raises(UsageError, match=r"is a folder. Name the file: .*report.html"):
         files.require_page(tmp_path)
+
+
+class TestTexts:
+    """JUnit files, depfiles and documents of a bench: what they replace."""
+
+    def test_one_of_the_kind_and_what_is_empty_may_be_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "a.d").write_text("out/net/manifest.json: net.py\n")
+        (tmp_path / "a.xml").write_text('<?xml version="1.0"?>\n<testsuites/>\n')
+        (tmp_path / "empty").touch()
+        files.require_text("--depfile", tmp_path / "a.d", holds="manifest.json:")
+        files.require_text("--junit", tmp_path / "a.xml", "<?xml")
+        for out in (tmp_path / "empty", tmp_path / "absent", Path("/dev/null"), None):
+            files.require_text("--junit", out, "<?xml")
+
+    def test_no_other(self, tmp_path: Path) -> None:
+        (tmp_path / "net.py").write_text("def net():\n    return 1\n")
+        with pytest.raises(UsageError, match=r"--depfile .*net\.py exists and is no file of that kind"):
+            files.require_text("--depfile", tmp_path / "net.py", holds="manifest.json:")
+        with pytest.raises(UsageError, match=r"--junit .* exists"):
+            files.require_text("--junit", tmp_path / "net.py", "<?xml")
+        with pytest.raises(UsageError, match="is a folder"):
+            files.require_text("--junit", tmp_path, "<?xml")
+
+    def test_links_are_followed_and_devices_stay(self, tmp_path: Path) -> None:
+        (tmp_path / "real").write_text("old")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        files.write_text(tmp_path / "link", "new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real").read_text() == "new"
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        files.write_text(tmp_path / "pipe", "into it")
+        assert os.read(reader, 100) == b"into it"
+        os.close(reader)
+        assert (tmp_path / "pipe").is_fifo()

@@ -123,6 +123,16 @@ class TestHeld:
         with pytest.raises(GateFailed, match=r"computes: it misses --max-drop, mse=100: "):
             self._held(work, lambda outputs: outputs.update(y=outputs["y"] * 1000))
 
+    def test_what_to_do_is_told_with_bounds_that_would_pass(self, work: stages.Work) -> None:
+        work.guarded, guard = None, replace(work.job.quantization.guard, bounds=())
+        work.job = replace(work.job, quantization=replace(work.job.quantization, guard=guard))
+        with pytest.raises(GateFailed) as caught:
+            self._held(work, lambda _: None)
+        assert "--max-drop METRIC=VALUE keeps the layers in float that cost most" in caught.value.hint
+        _, *words = caught.value.hint.split("--tolerance ")
+        work.job = replace(work.job, tolerance=recipe.tolerances([word.strip() for word in words]))
+        assert self._held(work, lambda _: None)[0]["passed"]
+
     def test_a_tolerance_of_the_users_is_not_loosened(self, work: stages.Work) -> None:
         work.job = replace(work.job, tolerance=(("cosine", 0.9999),))
         with pytest.raises(GateFailed, match="cosine"):
