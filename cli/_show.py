@@ -39,9 +39,9 @@ def print_products(products: dict[str, Any]) -> None:
     for name, share in products.items():
         known = share["macs_share"] is not None
         figures = (
-            f"{share['nodes']} layers, {share['macs_share']:.1%} of the multiplications"
+            f"{number_of(share['nodes'], 'layer')}, {share['macs_share']:.1%} of the multiplications"
             if known
-            else f"{share['nodes']} layers"
+            else number_of(share["nodes"], "layer")
         )
         print(f"  {name}: {figures}, {size_of(share['weights_bytes'])} of weights")
 
@@ -111,7 +111,7 @@ def print_jobs(rows: "list[Outcome]") -> None:
         speed = f"  {row.latency_p50_ms:.2f} ms" if row.latency_p50_ms is not None else ""
         print(f"{row.id:{wide}}  {row.status:7} {told}{speed}{row.reason}".rstrip())
     counts = {name: sum(row.status == name for row in rows) for name in ("built", "cached", "skipped", "failed")}
-    print(f"{len(rows)} jobs: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
+    print(f"{number_of(len(rows), 'job')}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 
 def write_results(
@@ -181,6 +181,10 @@ def effective(counts: dict[str, Any]) -> str:
         )
         parts.append(f"{kind.removesuffix('_bytes')} {shown}")
     return "; ".join(parts)
+
+
+def number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def size_of(number: float) -> str:
