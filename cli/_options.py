@@ -200,6 +200,18 @@ def limits_of(source: "Source | None", seconds: float, memory: str | None) -> "L
     return recipe.limits(source, seconds, memory)
 
 
+def require_bound(evaluation: str, calibration: str, max_drop: list[str]) -> None:
+    """Checks that data to judge by is not given in vain.
+
+    Raises:
+        UsageError: no bound is given, and the data is not needed for anything else.
+    """
+    if evaluation and calibration and not max_drop:
+        raise UsageError(
+            "--eval is data to judge by", hint="Add --max-drop METRIC=VALUE, such as --max-drop cosine=0.01"
+        )
+
+
 def check_of(source: Path, inputs: list[str], dims: list[str], data: Path | None, tolerance: list[str]) -> "Check":
     from ..compiler import recipe
     from ..compiler.parity import Check

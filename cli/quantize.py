@@ -38,6 +38,7 @@ from ._options import (
     limits_of,
     open_store,
     precision_names,
+    require_bound,
     set_up,
 )
 from ._progress import Progress
@@ -86,6 +87,7 @@ def quantize(
     from ..compiler import recipe, single
 
     source = recipe.source(model, inputs=inputs, dims=dims, weights=weights, data=data, trust_pickle=trust_pickle)
+    require_bound(evaluation, calibration, max_drop)
     quantization = recipe.quantization(
         data=calibration, samples=samples, method=method, table=ranges, random=allow_random, keep=exclude,
         smoothing=smoothing, max_drop=max_drop, evaluation=evaluation, state=state, listing=write_exclude,

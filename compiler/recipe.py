@@ -379,10 +379,6 @@ def quantization(
     for option, file in (("--state", state), ("--write-exclude", listing)):
         if file is not None and not max_drop:
             raise UsageError(f"{option} goes with a search", hint="Add --max-drop METRIC=VALUE")
-    if evaluation and data and not max_drop:
-        raise UsageError(
-            "--eval is data to judge by", hint="Add --max-drop METRIC=VALUE, such as --max-drop cosine=0.01"
-        )
     if listing is not None:
         exclusions.require_replaceable(listing)
     bounds = tuple(_drop(text) for text in max_drop)

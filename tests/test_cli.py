@@ -231,6 +231,14 @@ def test_closed_streams_are_no_error(workshop: Path, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "a.onnx").graph.node
 
 
+@pytest.mark.parametrize("verb", ["compile", "quantize"])
+def test_data_to_judge_by_wants_a_bound(verb: str, planc: Callable[..., Any], workshop: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3, 8, 8), np.float32))
+    words = ("-p", "int8", "-t", "openvino-cpu", "--calibration", "x.npz", "--eval", "x.npz", "-o", "o.onnx")
+    answer = planc(verb, workshop / "conv.onnx", "--dim", "batch=1", *words, cwd=tmp_path, expect=2)
+    assert "--eval is data to judge by. Add --max-drop METRIC=VALUE" in answer.stderr
+
+
 def test_a_full_disk_behind_stdout_is_told(tmp_path: Path) -> None:
     done = _shell('"$1" targets > /dev/full; echo $?', tmp_path)
     assert done.stdout.strip() == "5"

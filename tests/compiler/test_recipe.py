@@ -199,7 +199,6 @@ def test_what_quantization_reads_is_known(tmp_path: Path) -> None:
         ({"random": True, "data": "x.npz"}, "exclude each other"),
         ({"dynamic": True, "random": True}, "--dynamic takes no calibration"),
         ({"max_drop": ["top2=1"]}, "top2"),
-        ({"evaluation": "x.npz", "data": "x.npz"}, "--eval is data to judge by"),
         ({"data": "missing.npz"}, "missing.npz"),
         ({"data": "words.txt"}, "words.txt: not data"),
     ],
