@@ -25,29 +25,34 @@ Outputs = Sequence[np.ndarray]
 
 
 def top1(outputs: Outputs, references: Outputs, labels: Outputs | None = None) -> float:
-    """Returns the share of positions whose argmax over the last axis is the label, or else the reference's."""
+    """Returns the share of positions whose argmax over the last axis is the label, or else the reference's.
+
+    Raises:
+        ValueError: labels are missing or too many, or no label is the number of a class.
+    """
     _check(outputs, references)
-    right = total = 0
+    right = total = possible = classes = 0
     for index, (output, reference) in enumerate(zip(outputs, references, strict=True)):
         answer = _answer(output)
         wanted = _answer(reference) if labels is None else np.asarray(labels[index])
         if wanted.size != answer.size:
             raise ValueError(f"sample {index}: {wanted.size} labels for {answer.size} answers")
-        if labels is not None:
-            _check_labels(index, wanted, output.shape[-1])
+        classes = output.shape[-1]
+        possible += _possible(wanted, classes)
         right += int((answer == wanted.reshape(answer.shape)).sum())
         total += answer.size
+    if labels is not None and not possible:
+        raise ValueError(
+            f"no label is the number of a class, 0 to {classes - 1}; the first is {np.ravel(labels[0])[0]}"
+        )
     return right / total
 
 
-def _check_labels(index: int, labels: np.ndarray, classes: int) -> None:
-    numbers = labels.dtype.kind in "iu" or (labels.dtype.kind in "fb" and bool((labels == np.floor(labels)).all()))
-    if not numbers:
-        raise ValueError(f"sample {index}: top1 wants the number of a class, the label is {labels.reshape(-1)[0]!r}")
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(
-            f"sample {index}: the label is {int(labels.max())}, and there are {classes} classes, 0 to {classes - 1}"
-        )
+def _possible(labels: np.ndarray, classes: int) -> int:
+    """Counts the labels that are the number of a class; others, such as 255 for what is left out, are never right."""
+    if labels.dtype.kind not in "biuf":
+        return 0
+    return int(((labels >= 0) & (labels < classes) & (labels == np.floor(labels))).sum())
 
 
 def cosine(outputs: Outputs, references: Outputs) -> float:

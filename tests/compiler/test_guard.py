@@ -179,9 +179,9 @@ def test_a_metric_that_is_nan_of_the_model_itself_is_the_users_to_mend(graph: Pa
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (np.arange(24) + 8, "sample 0: the label is 8, and there are 8 classes, 0 to 7"),
-        (np.full(24, "cat"), "sample 0: top1 wants the number of a class, the label is np.str_('cat')"),
-        (np.full(24, 0.5), "sample 0: top1 wants the number of a class"),
+        (np.arange(24) + 8, "no label is the number of a class, 0 to 7; the first is 8"),
+        (np.full(24, "cat"), "no label is the number of a class, 0 to 7; the first is cat"),
+        (np.full(24, 0.5), "no label is the number of a class, 0 to 7; the first is 0.5"),
     ],
 )
 def test_labels_that_no_class_has_are_refused(
