@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 _ON_GRAPHS = ("bisect", "calibrate", "optimize", "passes", "quantize")
 """Verbs whose work is a worker's from the start, with the graph libraries."""
@@ -30,14 +31,12 @@ def _leave(code: object) -> None:
     """Ends the process without taking each imported module apart, which takes 0.03 s and does nothing for anybody."""
     import atexit
 
-    try:
+    with suppress(OSError):  # nobody reads: Python has its own way to end then
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # nobody reads: Python has its own way to end then
-        sys.exit(code)  # type: ignore[arg-type]
-    if code is None or isinstance(code, int):
-        os._exit(code or 0)
+        if code is None or isinstance(code, int):
+            os._exit(code or 0)
     sys.exit(code)  # type: ignore[arg-type]
 
 

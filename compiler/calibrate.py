@@ -191,10 +191,12 @@ def gather(
     begin, step = part
 
     def own() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        short = bool(wanted.data)
         for index, given in enumerate(source):
             feed = {name: array.copy() for name, array in given.items()}  # user code may fill the same arrays again
-            if wanted.data and not golden.enough(made.first, specs, dims):
+            if short:
                 made.first.append(feed)
+                short = not golden.enough(made.first, specs, dims)
             if index % step == begin:
                 yield index, feed
 

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ def main() -> None:
         _fix_addresses()
     _die_with(int(parent))
     faulthandler.enable()
-    sys.meta_path[:0] = [_LaterModules(), _LaterPackages()]
+    sys.meta_path[:0] = [_Later()]
     gc.set_threshold(200_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -86,36 +87,15 @@ def _describe(error: BaseException) -> tuple[str, str, str, str]:
     return "", f"{type(error).__name__}: {errors.words_of(error)}", "", trace
 
 
-class _LaterModules(importlib.abc.MetaPathFinder):
-    """Imports modules on their first use: onnx_ir imports sympy, which takes 0.4 s, for what few models need."""
-
-    names = ("google.protobuf.json_format", "google.protobuf.text_format", "onnx_ir._symbolic_shapes", "sympy")
+class _Later(importlib.abc.MetaPathFinder):
+    """Puts off what takes long and few models need: modules until their first use, the code of packages as below."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
         """Finds as usual, and puts off the loading."""
-        if name not in self.names:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
-
-
-class _LaterPackages(importlib.abc.MetaPathFinder):
-    """Imports modules of packages without what the package itself imports, until a name is wanted that is no module.
-
-    onnxscript imports its language, 0.06 s, for who wants its constant folding.
-    """
-
-    names = ("onnxscript", "onnxscript.optimizer")
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> "importlib.machinery.ModuleSpec | None":
-        """Finds as usual, and puts off the loading."""
-        if name not in self.names:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _LaterLoader(spec.loader)
+        loader = _LOADERS.get(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target) if loader else None
+        if loader and spec is not None and spec.loader is not None:
+            spec.loader = loader(spec.loader)
         return spec
 
 
@@ -133,7 +113,7 @@ class _LaterLoader(importlib.abc.Loader):
 
 
 class _Package(ModuleType):
-    """A package whose own code has not run yet."""
+    """A package whose code has not run yet: its modules are imported without it, until another name is wanted."""
 
     def __getattr__(self, name: str) -> Any:
         """Imports the module of that name; where there is none, runs the package's code."""
@@ -155,6 +135,16 @@ class _Package(ModuleType):
         if name in vars(self):  # while its code runs
             return vars(self)[name]
         raise AttributeError(f"module {own.name!r} has no attribute {name!r}", name=name, obj=self)
+
+
+_LOADERS: dict[str, Callable[[Any], importlib.abc.Loader]] = {
+    "google.protobuf.json_format": importlib.util.LazyLoader,
+    "google.protobuf.text_format": importlib.util.LazyLoader,
+    "onnx_ir._symbolic_shapes": importlib.util.LazyLoader,
+    "sympy": importlib.util.LazyLoader,  # 0.4 s, by onnx_ir
+    "onnxscript": _LaterLoader,  # its language, 0.06 s, for who wants its constant folding
+    "onnxscript.optimizer": _LaterLoader,
+}
 
 
 def _fix_addresses() -> None:

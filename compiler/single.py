@@ -144,7 +144,7 @@ def quantize_file(
 def _quantize(work: Work, names: tuple[str, ...], out: Path, *, emit: Emit) -> Work:
     """Runs the stages, writes the lowered graph and holds it against the reference (in a worker)."""
     from ..passes import StripMetadata
-    from . import emulate, storage
+    from . import emulate, golden, storage
 
     work = run_stages(work, names, emit=emit)
     emit("stage", "write")
@@ -158,7 +158,9 @@ def _quantize(work: Work, names: tuple[str, ...], out: Path, *, emit: Emit) -> W
             "note", "verified in float32 with each result rounded to bfloat16: ONNX Runtime's CPU has no kernels for it"
         )
     run = emulate.runner(out)
-    work.verification = held(work, lambda **inputs: run(inputs), "the lowered graph", emit=emit)
+    work.verification = held(
+        work, lambda **inputs: run(inputs), "the lowered graph", golden.load(work.goldens), emit=emit
+    )
     return work
 
 

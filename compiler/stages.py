@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..calibration.table import RangeTable
     from .backends import Built
     from .frontends import Exported
+    from .golden import Golden
     from .guard import Guarded
     from .optimize import Report
     from .quantize import Lowered
@@ -486,15 +487,13 @@ def _load_lowered(work: Work, facts: Mapping[str, Any]) -> None:
 
 
 def _build(work: Work, emit: Emit) -> None:
-    from . import quantize
-
     emit("stage", "build")
     work.payload.mkdir()
     request = recipe.request(work.job, work.source, work.payload, inputs=work.model.inputs, dims=work.model.dims)
     work.built = backend(work.job).build(request)
     products = work.built.effective_precision.get("products", {})
     wanted = work.lowered.effect.get("int8", {}).get("nodes", 0) if work.lowered else 0
-    if not work.lowered and products.get("int8") == 0 and quantize.has_own(work.source):
+    if not work.lowered and products.get("int8") == 0 and "DequantizeLinear" in _of(work.optimized).after["operators"]:
         emit(
             "note",
             "the model has Q/DQ of its own, and the runtime computes no layer in INT8: "
@@ -516,7 +515,8 @@ def _verify(work: Work, emit: Emit) -> None:
     from . import golden
 
     emit("stage", "verify")
-    kept = golden.within(golden.load(work.goldens), MOST_GOLDEN_BYTES)
+    goldens = golden.load(work.goldens)
+    kept = golden.within(goldens, MOST_GOLDEN_BYTES)
     golden.save(work.payload / artifact.GOLDEN, kept)
     module = backend(work.job)
     reason = module.unverifiable(work.job.target)
@@ -528,23 +528,30 @@ def _verify(work: Work, emit: Emit) -> None:
 
         run = emulate.runner(work.source)
         session, what = lambda **inputs: run(inputs), "the graph that was compiled"
-    said = {"reference": _reference_of(work), **held(work, session, what, emit=emit)}
+    said = {"reference": _reference_of(work), **held(work, session, what, goldens, emit=emit)}
     work.verification = said if reason is None else manifests.not_executed(reason, said, completable=module.RUNS)
     work.verification["golden_points"] = [one.label for one in kept]
 
 
-def held(work: Work, session: Callable[..., Mapping[str, Any]], what: str, *, emit: Emit) -> dict[str, Any]:
+def held(
+    work: Work,
+    session: Callable[..., Mapping[str, Any]],
+    what: str,
+    goldens: "Sequence[Golden]",
+    *,
+    emit: Emit,
+) -> dict[str, Any]:
     """Holds what was made against the golden data, or else against the bounds of the guard (in a worker).
 
     Raises:
         GateFailed: it misses both.
     """
-    from . import golden, verify
+    from . import verify
 
     job = work.job
-    result = verify.verify(session, golden.load(work.goldens), tolerance(job.precision, job.tolerance))
+    result = verify.verify(session, goldens, tolerance(job.precision, job.tolerance))
     if not result["passed"] and work.guarded and not job.tolerance:
-        result = _reconsidered(work, session, what, result, emit=emit)
+        result = _reconsidered(work, session, what, goldens, result, emit=emit)
     if not result["passed"]:
         raise GateFailed(difference(what, work.model, result), hint=_hint(work, result))
     return result
@@ -554,6 +561,7 @@ def _reconsidered(
     work: Work,
     session: Callable[..., Mapping[str, Any]],
     what: str,
+    goldens: "Sequence[Golden]",
     result: Mapping[str, Any],
     *,
     emit: Emit,
@@ -564,7 +572,7 @@ def _reconsidered(
     its graph says: outputs that those bounds look at may lose on golden data twice what the lowered graph itself loses
     there in ONNX Runtime, and the others nothing more than before.
     """
-    from . import emulate, golden, guard, verify
+    from . import emulate, guard, verify
 
     if any("differs" in metrics for outputs in result["points"].values() for metrics in outputs.values()):
         return dict(result)
@@ -572,15 +580,11 @@ def _reconsidered(
     if not judged.holds:
         return {**result, "failures": [f"it misses --max-drop, {judged.told}", *result["failures"]]}
     run, bounds = emulate.runner(work.source), tolerance(work.job.precision)
-    own = verify.verify(lambda **inputs: run(inputs), golden.load(work.goldens), bounds)["points"]
+    own = verify.verify(lambda **inputs: run(inputs), goldens, bounds)["points"]
     lost = [metrics for outputs in own.values() for name, metrics in outputs.items() if name in judged.outputs]
     allowed = loosened(result["tolerance"], lost)
-    failures = [
-        f"output {name!r} at {label}: {reason}"
-        for label, outputs in result["points"].items()
-        for name, metrics in outputs.items()
-        for reason in verify.judge(metrics, replace(bounds, **allowed) if name in judged.outputs else bounds)
-    ]
+    looser = replace(bounds, **allowed)
+    failures = verify.failures(result["points"], lambda name: looser if name in judged.outputs else bounds)
     if failures:
         return {**result, "failures": failures}
     told = f"{judged.told} on {judged.samples} samples"

@@ -24,16 +24,29 @@ def verify(
         `passed`, the bounds, the metrics of each output by point, and `failures`: one line each.
     """
     points: dict[str, dict[str, Any]] = {}
-    failures = []
     for golden in goldens:
         actual = session(**golden.inputs)
         points[golden.label] = {}
         for name, reference in golden.outputs.items():
-            metrics = compare(reference, actual[name])
-            points[golden.label][name] = metrics
-            failures += [f"output {name!r} at {golden.label}: {reason}" for reason in judge(metrics, bounds)]
+            points[golden.label][name] = compare(reference, actual[name])
     finite = {name: value for name, value in asdict(bounds).items() if math.isfinite(value)}
-    return {"passed": not failures, "tolerance": finite, "points": points, "failures": failures}
+    missed = failures(points, lambda _: bounds)
+    return {"passed": not missed, "tolerance": finite, "points": points, "failures": missed}
+
+
+def failures(points: Mapping[str, Mapping[str, Any]], bounds: Callable[[str], Tolerance]) -> list[str]:
+    """Returns a line for each bound that an output misses at a point.
+
+    Args:
+        points: metrics by point and output, as `verify` returns them.
+        bounds: those of an output, by its name.
+    """
+    return [
+        f"output {name!r} at {label}: {reason}"
+        for label, outputs in points.items()
+        for name, metrics in outputs.items()
+        for reason in judge(metrics, bounds(name))
+    ]
 
 
 def compare(reference: np.ndarray, actual: np.ndarray) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-START = (
-    "import sys; from planc.compiler import child; sys.meta_path[:0] = [child._LaterModules(), child._LaterPackages()];"
-)
+START = "import sys; from planc.compiler import child; sys.meta_path[:0] = [child._Later()];"
 
 
 def _run(python: Callable[..., str], code: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planc.compiler import emulate, keys, recipe, stages
+from planc.compiler import emulate, golden, keys, recipe, stages
 from planc.compiler.cache import Store
 from planc.compiler.errors import GateFailed
 
@@ -90,7 +90,9 @@ class TestHeld:
             change(outputs)
             return outputs
 
-        return stages.held(work, session, "it", emit=lambda kind, value: told.append((kind, value))), told
+        return stages.held(
+            work, session, "it", golden.load(work.goldens), emit=lambda kind, value: told.append((kind, value))
+        ), told
 
     def test_what_the_graph_itself_loses_is_the_users_to_judge(self, work: stages.Work) -> None:
         made, told = self._held(work, lambda _: None)
