@@ -119,7 +119,7 @@ def random(specs: Sequence[InputSpec], sizes: Sequence[Mapping[str, int]], n: in
         yield {spec.name: _draw(rng, spec, sizes[index % len(sizes)]) for spec in specs}
 
 
-def _draw(rng: np.random.Generator, spec: InputSpec, sizes: Mapping[str, int]) -> np.ndarray:
+def _draw(rng: "np.random.Generator", spec: InputSpec, sizes: Mapping[str, int]) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
     shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
     low: float | None = getattr(spec, "low", None)

@@ -28,6 +28,7 @@ def main() -> None:
     _die_with(int(parent))
     faulthandler.enable()
     sys.meta_path[:0] = [_Later()]
+    _remember_protocols()
     gc.set_threshold(200_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -140,11 +141,24 @@ class _Package(ModuleType):
 _LOADERS: dict[str, Callable[[Any], importlib.abc.Loader]] = {
     "google.protobuf.json_format": importlib.util.LazyLoader,
     "google.protobuf.text_format": importlib.util.LazyLoader,
+    "onnx.compose": importlib.util.LazyLoader,
+    "onnx.gen_proto": importlib.util.LazyLoader,
+    "onnx.utils": importlib.util.LazyLoader,
     "onnx_ir._symbolic_shapes": importlib.util.LazyLoader,
     "sympy": importlib.util.LazyLoader,  # 0.4 s, by onnx_ir
     "onnxscript": _LaterLoader,  # its language, 0.06 s, for who wants its constant folding
     "onnxscript.optimizer": _LaterLoader,
 }
+
+
+def _remember_protocols() -> None:
+    """Keeps the names that a typing.Protocol asks for, as Python 3.12 does: onnx_ir asks isinstance at each tensor."""
+    if sys.version_info < (3, 12):
+        import functools
+        import typing
+
+        for name in ("_get_protocol_attrs", "_is_callable_members_only"):
+            setattr(typing, name, functools.cache(getattr(typing, name)))
 
 
 def _fix_addresses() -> None:

@@ -162,7 +162,7 @@ def _joined(
     return resized(whole, specs, sizes)
 
 
-def _draw_one(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+def _draw_one(rng: "np.random.Generator", spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         if spec.low is not None and spec.high is not None:

@@ -19,13 +19,10 @@ def nodes_in(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.NodeProto]":
     for node in pending:  # it grows
         yield node
         for attribute in node.attribute:
-            for graph in subgraphs(attribute):
+            if attribute.HasField("g"):
+                pending.extend(attribute.g.node)
+            for graph in attribute.graphs:
                 pending.extend(graph.node)
-
-
-def subgraphs(attribute: "onnx.AttributeProto") -> "list[onnx.GraphProto]":
-    """Returns the graphs in an attribute."""
-    return [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
 
 
 def graphs(proto: "onnx.ModelProto") -> "Iterator[onnx.GraphProto]":
@@ -38,7 +35,10 @@ def bodies(proto: "onnx.ModelProto") -> "Iterator[tuple[onnx.NodeProto, onnx.Gra
     """Yields all subgraphs, each with the node that has it."""
     for node in nodes(proto):
         for attribute in node.attribute:
-            yield from ((node, graph) for graph in subgraphs(attribute))
+            if attribute.HasField("g"):
+                yield node, attribute.g
+            for graph in attribute.graphs:
+                yield node, graph
 
 
 def tensors(proto: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":

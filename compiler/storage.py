@@ -4,13 +4,11 @@ A weight is a span of bytes in some file until a pass asks for its values.
 """
 
 import errno
-import hashlib
 import mmap
 import os
 import sys
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -43,7 +41,7 @@ class FileTensor(ir.ExternalTensor):
         if self._array is not None or self.dtype.bitwidth < 8 or not self.size:
             return super().numpy()
         data = np.empty(self.nbytes, np.uint8)
-        with Path(self.path).open("rb") as file:
+        with FileIO(self.path) as file:
             _fill(data.data, file.fileno(), self.offset or 0)
         array = data.view(self.dtype.numpy().newbyteorder("<")).reshape(self.shape.numpy())
         if self.nbytes <= _KEPT_BYTES:
@@ -164,6 +162,9 @@ def save_named_by_content(model: ir.Model, path: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
+    import hashlib
+    from concurrent.futures import ThreadPoolExecutor
+
     _require_unread(model, path)
     draft = _beside(model, path)
     with _large_weights(model) as weights, ThreadPoolExecutor(1) as side:
@@ -192,7 +193,8 @@ def _require_unread(model: ir.Model, path: Path) -> None:
 
 def files_of(model: ir.Model) -> set[Path]:
     """Returns the files that a graph's weights lie in."""
-    return {Path(tensor.path).resolve() for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    found = {tensor.path for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    return {Path(path).resolve() for path in found}
 
 
 def _write_all(places: list[tuple[ir.TensorProtocol, int]], path: Path) -> None:
@@ -222,7 +224,7 @@ def _place(tensor: ir.TensorProtocol, target: int, offset: int) -> None:
 def _copied(tensor: ir.ExternalTensor, target: int, offset: int) -> int:
     """Copies within the kernel, and returns how many bytes: fewer than all where the file systems do not do that."""
     count = 0
-    with Path(tensor.path).open("rb") as source, suppress(OSError):
+    with FileIO(tensor.path) as source, suppress(OSError):
         while count < tensor.nbytes and (
             done := os.copy_file_range(
                 source.fileno(), target, tensor.nbytes - count, (tensor.offset or 0) + count, offset + count
@@ -239,7 +241,7 @@ def chunks(tensor: ir.TensorProtocol, start: int = 0) -> Iterator[bytes | memory
         return
     offset, end = (tensor.offset or 0) + start, (tensor.offset or 0) + tensor.nbytes
     buffer = memoryview(bytearray(min(end - offset, _CHUNK)))
-    with Path(tensor.path).open("rb") as source:
+    with FileIO(tensor.path) as source:
         for place in range(offset, end, _CHUNK):
             part = buffer[: end - place]
             _fill(part, source.fileno(), place)

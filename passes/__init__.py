@@ -93,6 +93,7 @@ _ORDER: tuple[Pass, ...] = (
     InlineIf(),
     InferShapes(),
     FoldShapes(),
+    RemoveUnused(),  # what computed the shapes
     InferShapes(),  # now that more is known
     FoldShapes(),
     RemoveNoops(),

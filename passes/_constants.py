@@ -2,12 +2,29 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from io import FileIO
 
 import numpy as np
 import onnx_ir as ir
+
+
+class TurnedTensor(ir.LazyTensor):
+    """A weight of a file with its axes in another order: it is read when it is written.
+
+    Attributes:
+        source: the weight as it lies in the file.
+        order: `perm` of the Transpose.
+    """
+
+    def __init__(self, source: ir.ExternalTensor, order: Sequence[int], name: str | None) -> None:
+        self.source, self.order = source, tuple(order)
+        shape = ir.Shape([source.shape[axis] for axis in self.order])
+        super().__init__(self._turn, source.dtype, shape, name=name)
+
+    def _turn(self) -> ir.TensorProtocol:
+        return ir.tensor(self.source.numpy().transpose(self.order), dtype=self.dtype, name=self.name)
 
 
 def constant(value: ir.Value | None, *, most_bytes: int = 1 << 20) -> np.ndarray | None:
@@ -60,7 +77,7 @@ def new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     while free in graph.initializers:
         count += 1
         free = f"{name}_{count}"
-    tensor = ir.tensor(array, name=free)
+    tensor = ir.Tensor(array, name=free)
     value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -95,12 +112,16 @@ def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def stored_bytes(tensor: ir.TensorProtocol, start: int, stop: int) -> tuple[str, bytes]:
-    """Returns the bytes of some of a tensor's elements, as they lie in memory or in a file, and "F" if by columns.
+    """Returns the bytes of some of a tensor's elements, as they lie in memory or in a file, and the order of its axes.
 
-    Those of a file are read, not mapped; a weight that is a transposed view of one is not copied.
+    The order is "C", or "F" if by columns. What lies in a file is read, not mapped; a weight that is a transposed view
+    of one is not copied.
     """
+    if isinstance(tensor, TurnedTensor):
+        by_columns = tensor.order == tuple(range(len(tensor.order)))[::-1]
+        return "F" if by_columns else str(tensor.order), stored_bytes(tensor.source, start, stop)[1]
     if isinstance(tensor, ir.ExternalTensor):
-        with Path(tensor.path).open("rb") as file:
+        with FileIO(tensor.path) as file:
             return "C", os.pread(file.fileno(), min(stop, tensor.nbytes) - start, (tensor.offset or 0) + start)
     if tensor.dtype.bitwidth < 8 or sys.byteorder == "big":
         return "C", tensor.tobytes()[start:stop]

@@ -11,7 +11,8 @@ def all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     for graph in pending:  # it grows
         yield graph
         for node in graph:
-            pending.extend(subgraphs(node))
+            if node.attributes.data:  # most have none
+                pending.extend(subgraphs(node))
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -20,7 +21,8 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     for graph in pending:
         for node in graph:
             yield node
-            pending.extend(subgraphs(node))
+            if node.attributes.data:
+                pending.extend(subgraphs(node))
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:

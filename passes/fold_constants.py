@@ -1,18 +1,24 @@
 """Evaluates what depends on constants only."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import constant, new_constant, without_defaults
+from ._constants import TurnedTensor, constant, new_constant, without_defaults
+from ._match import only_use
 from ._walk import all_nodes
+
+if TYPE_CHECKING:
+    from onnxscript.optimizer._constant_folding import Replacement
 
 _KEPT = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM = ("Bernoulli", "Dropout")
 """Random, or random in training; the library knows the others."""
 _SIMPLIFIED = ("CastLike", "ConcatFromSequence", "If", "SequenceAt", "SequenceConstruct", "Size", "SplitToSequence")
 """Operators that the library also simplifies with inputs that are not constant, and no other pass does."""
+_READ_LATER_BYTES = 1 << 16
 _BOUNDED_BY_INPUT = ("Compress", "NonZero", "Unique", "NonMaxSuppression")
 
 
@@ -34,13 +40,20 @@ class FoldConstants(Pass):
         """Folds in place with onnxscript's folder."""
         if not any(map(_may_fold, all_nodes(model))):
             return ir.passes.PassResult(model, modified=False)
-        from onnxscript.optimizer._constant_folding import FoldConstantsPass  # folded models do without it
+        from onnxscript.optimizer._constant_folding import FoldConstantsPass, Replacement  # folded models do without it
 
         class Folder(FoldConstantsPass):  # type: ignore[misc]  # it has no types
             def _do_inference(self, node: ir.Node) -> None:
                 """Infers what the size limits need; infer-shapes knows of all others, and runs again."""
                 if _may_fold(node):
                     super()._do_inference(node)
+
+            def process_node(self, node: ir.Node, is_function: bool) -> "Replacement | None":
+                turned = _turned(node)
+                if turned is None or is_function or node.graph is None:
+                    return cast("Replacement | None", super().process_node(node, is_function))
+                node.graph.register_initializer(turned)
+                return Replacement([turned], [])
 
         folder = Folder(
             shape_inference=True,
@@ -67,6 +80,22 @@ class FoldConstants(Pass):
             if size is None or size > max(self.max_output_bytes, _input_bytes(node)):
                 return False
         return True if node.op_type == "ConstantOfShape" else None
+
+
+def _turned(node: ir.Node) -> ir.Value | None:
+    """Returns the result of a Transpose of a large weight that lies in a file and that nothing else uses."""
+    weight = node.inputs[0] if node.domain == "" and node.op_type == "Transpose" else None
+    if weight is None or not only_use(weight) or weight.is_graph_input() or node.outputs[0].is_graph_output():
+        return None
+    tensor = weight.const_value
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < _READ_LATER_BYTES or tensor.dtype.bitwidth < 8:
+        return None
+    rank = len(tensor.shape)
+    order = node.attributes.get_ints("perm", range(rank)[::-1])
+    if sorted(order) != list(range(rank)):
+        return None
+    turned = TurnedTensor(tensor, order, node.outputs[0].name)
+    return ir.Value(name=turned.name, type=ir.TensorType(turned.dtype), shape=turned.shape, const_value=turned)
 
 
 def _may_fold(node: ir.Node) -> bool:

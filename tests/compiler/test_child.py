@@ -50,3 +50,19 @@ try:
 except AttributeError as error:
     print("nothing" in str(error))"""
     assert _run(python, "\n" + code) == ["True"]
+
+
+def test_protocols_are_what_they_were(python: Callable[..., str]) -> None:
+    code = """
+import onnx_ir as ir
+from typing import Protocol, runtime_checkable
+@runtime_checkable
+class Sized(Protocol):
+    size: int
+class Own:
+    size = 3
+child._remember_protocols()
+for _ in range(2):
+    print(isinstance(ir.tensor([1.0]), ir.TensorProtocol), isinstance([], ir.TensorProtocol), isinstance(Own(), Sized))
+"""
+    assert _run(python, code) == ["True", "False", "True"] * 2

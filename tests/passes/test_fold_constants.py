@@ -10,8 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from planc.compiler import reference, storage
+from planc.passes._constants import TurnedTensor
 from planc.passes.fold_constants import FoldConstants
 from planc.passes.infer_shapes import InferShapes
+from planc.passes.merge_duplicates import MergeDuplicates
 
 TEXT = """\
 <ir_version: 8, opset_import: ["": 18]>
@@ -182,3 +185,41 @@ def test_a_chain_of_constants_keeps_no_history(onnx_file: Callable[..., Path], t
     assert [node.op_type for node in model.graph][-1] == "Mul" and "Neg" not in [node.op_type for node in model.graph]
     (kept,) = (value for value in model.graph.node(-1).inputs if value is not None and value.name != "x")
     assert len(kept.meta.get(FOLDED_FROM_KEY, ())) <= 2
+
+
+@pytest.fixture
+def turning(onnx_file: Callable[..., Path], tmp_path: Path) -> ir.Model:
+    """A graph that turns two equal weights, which lie in its file, and multiplies by them."""
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (float[n,200] x) => (float[n,100] y) {
+      a = Transpose<perm=[1,0]>(w) b = Transpose(v) c = MatMul(x, a) d = MatMul(x, b) y = Add(c, d)
+    }"""
+    weight = np.random.default_rng(0).standard_normal((100, 200), dtype=np.float32)
+    return storage.load(onnx_file(tmp_path / "g.onnx", text, w=weight, v=weight))
+
+
+def test_a_large_weight_is_turned_when_it_is_written(turning: ir.Model, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((3, 200), dtype=np.float32)
+    storage.save_whole(turning, tmp_path / "in.onnx")
+    before = reference.runner(tmp_path / "in.onnx")({"x": x})
+    assert FoldConstants()(turning).modified
+    assert [node.op_type for node in turning.graph] == ["MatMul", "MatMul", "Add"]
+    weights = [node.inputs[1].const_value for node in turning.graph if node.op_type == "MatMul"]  # type: ignore[union-attr]
+    assert all(isinstance(tensor, TurnedTensor) and tuple(tensor.shape) == (200, 100) for tensor in weights)
+    for write in (storage.save, storage.save_whole):
+        write(turning, tmp_path / "out.onnx")
+        after = reference.runner(tmp_path / "out.onnx")({"x": x})
+        np.testing.assert_allclose(after["y"], before["y"], rtol=1e-5, atol=1e-4)
+
+
+def test_equal_weights_are_one_once_they_are_turned(turning: ir.Model) -> None:
+    FoldConstants()(turning)
+    assert MergeDuplicates()(turning).modified
+    assert len(turning.graph.initializers) == 1
+
+
+def test_a_weight_that_something_else_uses_is_not_turned(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (float[n,200] x) => (float[n,200] y) { a = Transpose(w) c = MatMul(x, a) y = MatMul(c, w) }"""
+    weight = np.ones((200, 200), np.float32)
+    assert not FoldConstants()(storage.load(onnx_file(tmp_path / "g.onnx", text, w=weight))).modified

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
-from planc.passes.upgrade_opset import UpgradeOpset
+from planc.passes.upgrade_opset import _WIDENED, _WIDENED_FROM, _WIDENED_TO, UpgradeOpset
 
 OPSET_9 = """\
 <ir_version: 4, opset_import: ["": 9]>
@@ -106,3 +107,48 @@ def test_a_default_is_no_constant_to_the_converter(onnx_file: Callable[..., Path
     assert UpgradeOpset()(model).modified
     assert model.graph[0].outputs[0].shape is None
     assert str(model.graph.outputs[0].shape) == "[a,b]"
+
+
+@pytest.mark.parametrize("name", sorted(_WIDENED))
+def test_operators_that_were_widened_only(name: str) -> None:
+    """Each newer version takes all that the one before takes, and means the same by it."""
+    newest = onnx.defs.get_schema(name, _WIDENED_TO)
+    history = onnx.defs.get_all_schemas_with_history()
+    since = {one.since_version for one in history if (one.domain, one.name) == ("", name)}
+    for opset in (one for one in range(_WIDENED_FROM, _WIDENED_TO) if min(since) <= one):
+        old = onnx.defs.get_schema(name, opset)
+        ends = (*zip(old.inputs, newest.inputs, strict=False), *zip(old.outputs, newest.outputs, strict=True))
+        assert all((one.name, one.option) == (other.name, other.option) for one, other in ends)
+        assert all(one.types <= other.types for one, other in ends)
+        assert all(one.option.name == "Optional" for one in newest.inputs[len(old.inputs) :])
+        for key, attribute in old.attributes.items():
+            assert newest.attributes[key].default_value == attribute.default_value
+        assert not any(newest.attributes[key].required for key in newest.attributes.keys() - old.attributes.keys())
+
+
+def test_only_the_number_changes_where_no_operator_does(
+    onnx_file: Callable[..., Path], tmp_path: Path, infer: Callable[..., list[Any]]
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[2,6] x) => (float[a,b] y) {
+      p = Pad(x, around) s = Shape<start=0>(p) r = Reshape(p, s) c = Cast<to=1>(r) i = Identity(c)
+      left, right = Split<axis=1>(i, sizes)
+      y = Relu(left)
+    }"""
+    arrays = {"around": np.array([0, 1, 0, 1]), "sizes": np.array([3, 5])}
+    model = ir.load(onnx_file(tmp_path / "g.onnx", text, **arrays))
+    nodes, x = list(model.graph), np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
+    before = infer(model, x=x)
+    assert UpgradeOpset()(model).modified
+    assert model.opset_imports[""] == 20 and list(model.graph) == nodes
+    np.testing.assert_array_equal(infer(model, x=x)[0], before[0])
+
+
+def test_a_split_that_is_not_told_the_sizes_is_converted(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Opset 18 wants the sizes or their number."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[2,6] x) => (float[2,3] y, float[2,3] z) { y, z = Split<axis=1>(x) }"""
+    model = ir.load(onnx_file(tmp_path / "g.onnx", text))
+    assert UpgradeOpset()(model).modified
+    (split,) = [node for node in model.graph if node.op_type == "Split"]
+    assert len(split.inputs) == 2 or split.attributes.get_int("num_outputs") == 2
