@@ -9,6 +9,8 @@ from ._constants import constant
 Size = int | str
 """A known number, or the name of a symbolic dimension."""
 
+MADE_UP = "unk__"
+"""How onnx.shape_inference begins the names of sizes that it does not know."""
 _MOST_TERMS = 4
 _SAME_AS_FIRST = (
     "Cast", "Clip", "Erf", "Exp", "Gelu", "Identity", "IsNaN", "LayerNormalization", "LogSoftmax", "Neg", "Not",
@@ -22,6 +24,17 @@ def sizes_of(value: ir.Value) -> list[Size] | None:
     if value.shape is None:
         return None
     return [_size(value, axis, size) for axis, size in enumerate(value.shape)]
+
+
+def has_made_up_name(value: ir.Value) -> bool:
+    """Whether the name of one of its sizes was made up."""
+    return value.shape is not None and any(str(size).startswith(MADE_UP) for size in value.shape)
+
+
+def forget_made_up_names(value: ir.Value) -> None:
+    """Makes sizes whose names were made up unknown."""
+    if value.shape is not None and has_made_up_name(value):
+        value.shape = ir.Shape([None if str(size).startswith(MADE_UP) else size for size in value.shape])
 
 
 def refine(node: ir.Node) -> None:
@@ -83,7 +96,7 @@ def added(parts: Sequence[Size]) -> Size | None:
     for part in parts:
         if isinstance(part, int):
             total += part
-        elif part.startswith("unk__"):
+        elif part.startswith(MADE_UP):
             return None
         elif part.startswith("(") and part.endswith(")"):
             *inner, last = part[1:-1].split("+")
@@ -160,7 +173,7 @@ def _refine_split(node: ir.Node) -> None:
 
 def _best(equal: Sequence[Size]) -> Size:
     """Of sizes that are equal: a number, or else a name that the inference did not invent."""
-    return min(equal, key=lambda size: (isinstance(size, str), str(size).startswith("unk__")))
+    return min(equal, key=lambda size: (isinstance(size, str), str(size).startswith(MADE_UP)))
 
 
 def own(output: ir.Value, axis: int) -> Size:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._constants import without_defaults
+from ._shapes import MADE_UP, has_made_up_name
 from ._walk import all_nodes, all_tensors, all_values
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 _LONG = 1 << 20
 _FEW = 64
 _SMALL_BYTES = 1024
-_MADE_UP = "unk__"
-"""How onnx.shape_inference begins the names of sizes that it does not know."""
 _NAME = re.compile(r"[^\W\d]\w*")
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 """What exporters write for the end of a Slice."""
@@ -36,7 +35,7 @@ class InferShapes(Pass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Completes the values in place; that alone does not count as a modification."""
         sizes = (str(size) for value in model.graph.inputs for size in value.shape or () if not isinstance(size, int))
-        own = frozenset(size for size in sizes if not size.startswith(_MADE_UP))
+        own = frozenset(size for size in sizes if not size.startswith(MADE_UP))
         if all(_is_known(value, own) for node in all_nodes(model) for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
         _forget_made_up_names(model)
@@ -54,7 +53,7 @@ def _forget_made_up_names(model: ir.Model) -> None:
     """Lets sizes that an earlier run could not name be found again: by now constants may tell what they are."""
     for node in all_nodes(model):
         for value in node.outputs:
-            if value.shape is not None and any(str(size).startswith(_MADE_UP) for size in value.shape):
+            if has_made_up_name(value):
                 value.shape = None
 
 

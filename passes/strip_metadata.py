@@ -6,6 +6,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ._base import ORIGIN, Pass
+from ._shapes import forget_made_up_names
 from ._walk import all_graphs, all_nodes, all_tensors, all_values
 
 
@@ -15,6 +16,9 @@ class StripMetadata(Pass):
 
     torch.onnx writes a stack trace with absolute paths into every node, so that two checkouts give two files.
 
+    The names that shape inference made up for sizes go, too: where two sizes have one such name, ONNX Runtime makes
+    SkipLayerNormalization of Add and LayerNormalization, whose kernel takes three times as long on a CPU.
+
     Attributes:
         keep_origin: whether nodes keep the path of the PyTorch module that they came from.
     """
@@ -22,10 +26,12 @@ class StripMetadata(Pass):
     keep_origin: bool = False
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Strips in place."""
+        """Strips in place; names of sizes alone do not count as a modification."""
         modified = False
         for thing in (*all_graphs(model), *all_nodes(model), *all_values(model), *all_tensors(model)):
             modified |= _strip(thing, self.keep_origin)
+        for value in all_values(model):
+            forget_made_up_names(value)
         for key in [key for key in model.metadata_props if key.startswith("pkg.torch")]:
             del model.metadata_props[key]
             modified = True
