@@ -50,7 +50,7 @@ def _draw(payload: Path, title: str, page: Path) -> None:
         raise UsageError(
             f"{payload.parent} holds no ONNX graph to draw", hint=f"planc report {payload.parent} shows it"
         )
-    files.require_page(page)
+    files.require_text("--html", page, *html.BEGINS)
     html.require("jinja2")
     rows = worker.call(artifact.describe_nodes, payload, limits=limits_of(None, 600, None))
     files.write_text(page, drawing.page(title, rows))

@@ -48,7 +48,8 @@ def plan(
         said = (
             f"skipped: {one['skipped']}" if one["skipped"] else f"{len(todo)} of {len(one['stages'])} stages to build"
         )
-        restored = ", the artifact comes from the cache" if not todo and one["artifact"] == "missing" else ""
+        lost = not todo and one["artifact"] in ("damaged", "missing")
+        restored = f", the artifact is {one['artifact']} and comes from the cache" if lost else ""
         print(f"{one['job']}: {said}{restored}")
         for row in one["stages"]:
             why = f": {row['why']}" if row["why"] else ""

@@ -33,7 +33,7 @@ def report(
 
     if no_measure and document is not None:
         raise UsageError("--bench and --no-measure exclude each other", hint="Drop one")
-    files.require_page(out)
+    files.require_text("--output", out, *html.BEGINS)
     items = reports.find(places)
     if document is not None:
         items = reports.with_document(items, document)

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import artifact, cache, choose, keys, observe, pipeline, recipe, stages
 from .cache import Store
-from .errors import GateFailed, PlancError, Unavailable
+from .errors import GateFailed, PlancError, Unavailable, UsageError
 from .executors import Executor, Task
 from .project import Entry, Project
 from .recipe import Job
@@ -342,8 +342,17 @@ def _planned(entry: Entry, store: Store) -> dict[str, Any]:
         for name in rest:
             why = why_missing(job, name, components, store) if name == missing else f"{missing} comes first"
             rows.append(_stage(job, name, "build", cache.key_of(components) if name == missing else "", why))
-    there = "there" if (entry.out / artifact.MANIFEST).exists() else "missing"
-    return {"job": entry.id, "skipped": "", "artifact": there, "stages": rows}
+    return {"job": entry.id, "skipped": "", "artifact": _found(entry.out, store), "stages": rows}
+
+
+def _found(out: Path, store: Store) -> str:
+    """What is at the place of an artifact: "there", "damaged" or "missing"."""
+    if not (out / artifact.MANIFEST).exists():
+        return "missing"
+    try:
+        return "damaged" if artifact.read(out).damage(store.digest) else "there"
+    except UsageError:
+        return "damaged"
 
 
 def drawn(planned: Sequence[Mapping[str, Any]], form: str) -> str:

@@ -49,8 +49,7 @@ def require_replaceable(path: Path) -> None:
     Raises:
         UsageError: what is there is something else.
     """
-    if path.exists() and not (path.is_file() and path.read_bytes().startswith(_HEADER.encode())):
-        raise UsageError(f"--write-exclude {path} exists and is no list of planc's", hint="Give another file")
+    files.require_text("--write-exclude", path, _HEADER)
 
 
 def _cost(row: Mapping[str, Any]) -> str:

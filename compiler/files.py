@@ -225,20 +225,6 @@ def write_text(path: Path, text: str) -> None:
         publish(staged, path)
 
 
-def require_page(out: Path) -> None:
-    """Checks that an HTML page called `out` may be written: what is there is one.
-
-    Raises:
-        UsageError: it is not, or is a folder.
-    """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint=f"Name the file: {out / 'report.html'}")
-    if out.exists():
-        with out.open("rb") as file:
-            if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
-                raise UsageError(f"{out} exists and is no page of planc", hint="Give another name, such as report.html")
-
-
 def require_text(option: str, out: Path | None, *begins: str, holds: str = "") -> None:
     """Checks that a text called `out` may be written: what is there is empty, or one of the kind.
 

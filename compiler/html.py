@@ -7,6 +7,9 @@ from typing import Any
 from . import host
 from .errors import Unavailable
 
+BEGINS = ("<!doctype html", "<!DOCTYPE html")
+"""How a page begins: another may be written in its place."""
+
 
 def require(*packages: str) -> None:
     """Checks that what draws a page is there.

@@ -351,10 +351,11 @@ def quantization(
     from .files import require_file
 
     for option, text in (("--calibration", data), ("--eval", evaluation)):
-        place = Path(text.partition(".py:")[0] + ".py" if ".py:" in text else text)
-        if text and not place.is_dir():
+        if ".py:" in text:
+            _require_callable(option, text)
+        elif text and not (place := Path(text)).is_dir():
             require_file(place)
-            if ".py:" not in text and place.suffix not in (".npz", ".npy"):
+            if place.suffix not in (".npz", ".npy"):
                 raise UsageError(
                     f"{option} {text}: not data", hint="Give an .npz, a folder of them or file.py:callable"
                 )
@@ -419,16 +420,21 @@ def _drop(text: str) -> str:
     from ..calibration.bounds import parse
 
     if ".py:" in text:
-        from .files import require_file
-
-        require_file(Path(text.partition(".py:")[0] + ".py"))
-        _number("--max-drop", *text.rpartition("=")[::2])
+        place, _, limit = text.rpartition("=")
+        _number("--max-drop", place, limit)
+        _require_callable("--max-drop", place)
         return text
     try:
         parse(text)
     except ValueError as error:
         raise UsageError(str(error), hint="Write --max-drop top1=0.5pp or cosine=0.005") from error
     return text
+
+
+def _require_callable(option: str, text: str) -> None:
+    from .user_code import require
+
+    require(option, text)
 
 
 def _names(text: str) -> list[str]:

@@ -9,8 +9,9 @@ from .cache import Store
 from .errors import BuildFailed, GateFailed, UsageError
 from .pipeline import list_excluded, through
 from .recipe import Job, Source
-from .stages import Work, held, hold_against_reference, run_stages
+from .stages import Work, run_stages
 from .target import Precision
+from .verdict import held, hold_against_reference
 from .worker import Emit, Limits
 
 if TYPE_CHECKING:

@@ -20,16 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import artifact, files, host, keys, observe, optimize, plugins, recipe
+from . import artifact, files, host, keys, observe, optimize, plugins, recipe, verdict
 from . import manifest as manifests
 from .artifact import Artifact
 from .cache import Damaged, Entry, Store, key_of
-from .errors import BuildFailed, GateFailed
-from .keys import backend, is_lowered
+from .keys import backend
 from .recipe import Job
 from .shapes import Dim, TensorSpec
 from .target import Precision
-from .tolerance import loosened, tolerance
 from .worker import Emit
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from ..calibration.table import RangeTable
     from .backends import Built
     from .frontends import Exported
-    from .golden import Golden
     from .guard import Guarded
     from .optimize import Report
     from .quantize import Lowered
@@ -52,7 +49,6 @@ _NO_VNNI = (
     "this CPU has no VNNI or AMX: sums of INT8 products would saturate, so weights get 7 bits; FP32 may be as fast; "
     "planc bench tells, and -p auto keeps INT8 only where it is faster"
 )
-_REAL = "--inputs FILE.npz or --eval DATA gives real ones"
 
 
 @dataclass
@@ -448,10 +444,12 @@ def _make_golden(work: Work, samples: "Sequence[Mapping[str, np.ndarray]]", emit
         )
     if not samples:
         if work.job.precision is Precision.INT8 and not wanted.calibration.random:
-            emit("note", f"verification runs on random numbers: {_REAL}")
+            emit("note", f"verification runs on random numbers: {verdict.REAL}")
         return
     if work.job.source.frontend == "torch":  # the samples' outputs come from the exported graph
-        hold_against_reference(model.path, replace(model, goldens=tuple(golden.load(work.folder / keys.GOLDEN))))
+        verdict.hold_against_reference(
+            model.path, replace(model, goldens=tuple(golden.load(work.folder / keys.GOLDEN)))
+        )
     golden.save(work.real, golden.of_samples(reference.runner(model.path), samples, model.inputs, model.dims))
 
 
@@ -528,69 +526,9 @@ def _verify(work: Work, emit: Emit) -> None:
 
         run = emulate.runner(work.source)
         session, what = lambda **inputs: run(inputs), "the graph that was compiled"
-    said = {"reference": _reference_of(work), **held(work, session, what, goldens, emit=emit)}
+    said = {"reference": _reference_of(work), **verdict.held(work, session, what, goldens, emit=emit)}
     work.verification = said if reason is None else manifests.not_executed(reason, said, completable=module.RUNS)
     work.verification["golden_points"] = [one.label for one in kept]
-
-
-def held(
-    work: Work,
-    session: Callable[..., Mapping[str, Any]],
-    what: str,
-    goldens: "Sequence[Golden]",
-    *,
-    emit: Emit,
-) -> dict[str, Any]:
-    """Holds what was made against the golden data, or else against the bounds of the guard (in a worker).
-
-    Raises:
-        GateFailed: it misses both.
-    """
-    from . import verify
-
-    job = work.job
-    result = verify.verify(session, goldens, tolerance(job.precision, job.tolerance))
-    if not result["passed"] and work.guarded and not job.tolerance:
-        result = _reconsidered(work, session, what, goldens, result, emit=emit)
-    if not result["passed"]:
-        raise GateFailed(difference(what, work.model, result), hint=_hint(work, result))
-    return result
-
-
-def _reconsidered(
-    work: Work,
-    session: Callable[..., Mapping[str, Any]],
-    what: str,
-    goldens: "Sequence[Golden]",
-    result: Mapping[str, Any],
-    *,
-    emit: Emit,
-) -> dict[str, Any]:
-    """Returns the verification of what golden data alone fail, where `--max-drop` holds in it on all the data.
-
-    A few samples say less of the accuracy than the user's own bounds. They still tell whether the runtime computes what
-    its graph says: outputs that those bounds look at may lose on golden data twice what the lowered graph itself loses
-    there in ONNX Runtime, and the others nothing more than before.
-    """
-    from . import emulate, guard, verify
-
-    if any("differs" in metrics for outputs in result["points"].values() for metrics in outputs.values()):
-        return dict(result)
-    judged = guard.judge(session, work.job, work.graph, work.model.inputs, emit=emit)
-    if not judged.holds:
-        return {**result, "failures": [f"it misses --max-drop, {judged.told}", *result["failures"]]}
-    run, bounds = emulate.runner(work.source), tolerance(work.job.precision)
-    own = verify.verify(lambda **inputs: run(inputs), goldens, bounds)["points"]
-    lost = [metrics for outputs in own.values() for name, metrics in outputs.items() if name in judged.outputs]
-    allowed = loosened(result["tolerance"], lost)
-    looser = replace(bounds, **allowed)
-    failures = verify.failures(result["points"], lambda name: looser if name in judged.outputs else bounds)
-    if failures:
-        return {**result, "failures": failures}
-    told = f"{judged.told} on {judged.samples} samples"
-    emit("note", f"golden data miss the bounds of {work.job.precision.upper()}, --max-drop holds in {what}: {told}")
-    held_by = {"loss": judged.loss, "samples": judged.samples, "failures": result["failures"]}
-    return {**result, "passed": True, "failures": [], "tolerance": allowed, "held_by": held_by}
 
 
 def _verify_facts(work: Work) -> dict[str, Any]:
@@ -624,42 +562,3 @@ def _reference_of(work: Work) -> str:
     if work.goldens.name == keys.GOLDEN or work.job.source.frontend == "onnx":
         return work.model.reference
     return f"ONNX Runtime on the exported graph, itself held against {work.model.reference}"
-
-
-def hold_against_reference(path: Path, exported: "Exported") -> None:
-    """Checks that an exported graph computes what the model computes.
-
-    Raises:
-        BuildFailed: ONNX Runtime cannot load it.
-        GateFailed: it does not.
-    """
-    from . import verify
-    from .reference import runner
-
-    try:
-        run = runner(path)
-    except Exception as error:
-        raise BuildFailed(f"ONNX Runtime cannot load what was exported: {error}") from error
-    result = verify.verify(lambda **inputs: run(inputs), exported.goldens, tolerance(Precision.FP32))
-    if not result["passed"]:
-        raise GateFailed(difference("the exported graph", exported, result))
-
-
-def _hint(work: Work, result: Mapping[str, Any]) -> str:
-    """What to do where a payload differs: random numbers may be to blame, or one layer."""
-    words = []
-    if is_lowered(work.job) and work.goldens != work.real:
-        words.append(f"It ran on random numbers: {_REAL}")
-    if is_lowered(work.job) and not work.job.quantization.guard.bounds:
-        words.append("--max-drop METRIC=VALUE keeps the layers in float that cost most")
-    found = [metrics for outputs in result["points"].values() for metrics in outputs.values()]
-    allowed = loosened(result["tolerance"], found)
-    looser = [f"--tolerance {name}={value:g}" for name, value in allowed.items() if value != result["tolerance"][name]]
-    if looser:
-        words.append(f"Only if you accept the error: {' '.join(looser)}")
-    return ". ".join(words)
-
-
-def difference(what: str, model: "Exported", result: Mapping[str, Any]) -> str:
-    """One line about a payload that does not compute what it should."""
-    return f"{what} does not compute what {model.reference} computes: {'; '.join(result['failures'][:3])}"

@@ -1,5 +1,6 @@
 """The user's Python files: finding a callable in one, and saying where it failed."""
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -13,10 +14,14 @@ from typing import Any, TypeVar
 
 from . import host
 from .errors import UsageError, did_you_mean, words_of
+from .files import require_file
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_BINDS_MORE = {"*", "__getattr__", "exec", "globals", "setattr", "vars"}
+"""What gives a module names that its text does not show."""
 
 _PLANC = __name__.partition(".")[0]
 
@@ -48,6 +53,39 @@ def find(text: str, root: Path = Path()) -> Callable[..., Any]:
         raise UsageError(f"{place} has no {name!r}", hint=did_you_mean(name, public))
     found: Callable[..., Any] = getattr(module, name)
     return found
+
+
+def require(option: str, text: str) -> None:
+    """Checks that `file.py:callable` is there without running it, so that a slip is told before the work begins.
+
+    Raises:
+        UsageError: there is no such file, it is not Python, or its top level has no such name.
+    """
+    place, _, name = text.rpartition(":")
+    require_file(Path(place))
+    try:
+        names = _top_names(ast.parse(Path(place).read_bytes()))
+    except (SyntaxError, ValueError) as error:
+        spot = f"{place}:{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else place
+        raise UsageError(f"{option} {spot} is not Python: {error}", hint="Mend it") from error
+    if names is not None and name not in names:
+        raise UsageError(f"{option}: {place} has no {name!r}", hint=did_you_mean(name, names))
+
+
+def _top_names(tree: ast.Module) -> set[str] | None:
+    """Names that the statements of a module bind; None where only running it tells."""
+    names: set[str] = set()
+    pending: list[ast.AST] = list(tree.body)
+    for node in pending:  # it grows
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and (isinstance(node.ctx, ast.Store) or node.id in _BINDS_MORE):
+            names.add(node.id)
+        pending.extend(ast.iter_child_nodes(node))
+    return None if names & _BINDS_MORE else names
 
 
 def guard(text: str, doing: str, action: Callable[[], T]) -> T:

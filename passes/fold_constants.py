@@ -49,10 +49,10 @@ class FoldConstants(Pass):
                     super()._do_inference(node)
 
             def process_node(self, node: ir.Node, is_function: bool) -> "Replacement | None":
-                turned = _turned(node)
-                if turned is None or is_function or node.graph is None:
+                turned = _turned(node) if isinstance(node.graph, ir.Graph) else None
+                if turned is None:
                     return cast("Replacement | None", super().process_node(node, is_function))
-                node.graph.register_initializer(turned)
+                node.graph.register_initializer(turned)  # type: ignore[union-attr]
                 return Replacement([turned], [])
 
         folder = Folder(

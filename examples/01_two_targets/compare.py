@@ -15,10 +15,12 @@ from PIL import Image
 
 import planc
 from planc.compiler.bench import interleaved, summary
+from planc.compiler.rounds import watching
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "examples/01_two_targets/model.py:efficientnet_lite0"
 TARGETS = ("onnxruntime-cpu", "openvino-cpu")
+BUSY = 0.1
 
 Classifier = Callable[[np.ndarray], np.ndarray]
 """Images float32[1,3,224,224] -> logits float32[1,1000]."""
@@ -32,8 +34,12 @@ def main() -> None:
     megabytes |= {name: payload_bytes(folder) / 1e6 for name, folder in artifacts.items()}
     images, labels = photos()
     logits = {name: np.concatenate([run(image) for image in images]) for name, run in networks.items()}
-    latencies = interleaved({name: lambda run=run: run(images[0]) for name, run in networks.items()}, seconds=10)
+    machine: dict[str, float] = {}
+    with watching(machine):
+        latencies = interleaved({name: lambda run=run: run(images[0]) for name, run in networks.items()}, seconds=10)
     print_table(logits, labels, megabytes, {name: summary(one)["latency_p50_ms"] for name, one in latencies.items()})
+    if machine["others_share"] > BUSY:
+        print(f"\nOther work took {machine['others_share']:.0%} of the cores meanwhile: the latencies mean little.")
 
 
 def compile_for(target: str) -> Path:

@@ -139,10 +139,13 @@ def test_a_removed_artifact_comes_back_from_the_cache(site: Path) -> None:
     folder = site / "out" / "one-onnxruntime-cpu-fp32"
     before = (folder / "manifest.json").read_bytes()
     entries = project.load(site / "planc.toml").jobs
-    for state in ("there", "missing"):
+    for state in ("there", "damaged", "missing"):
         assert build.plan(entries, Store(site / "cache"))[0]["artifact"] == state
-        for path in folder.iterdir():
-            path.unlink()
+        if state == "there":
+            (folder / "model.onnx").write_bytes(b"cut short")
+        else:
+            for path in folder.iterdir():
+                path.unlink()
     (row,) = _build(site, ("one-onnxruntime-cpu-fp32",))
     assert row.made == ()
     assert (folder / "manifest.json").read_bytes() == before

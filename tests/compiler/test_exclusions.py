@@ -45,8 +45,8 @@ def test_only_a_list_of_plancs_is_replaced(tmp_path: Path) -> None:
     exclusions.write(tmp_path / "list.txt", (), ())
     exclusions.require_replaceable(tmp_path / "list.txt")
     (tmp_path / "net.py").write_text("import torch\n")
-    for taken in ("net.py", "."):
-        with pytest.raises(UsageError, match="is no list of planc's"):
+    for taken, told in (("net.py", "exists and is no file of that kind"), (".", "is a folder")):
+        with pytest.raises(UsageError, match=f"--write-exclude .* {told}"):
             recipe.quantization(max_drop=["cosine=0.1"], listing=tmp_path / taken)
 
 

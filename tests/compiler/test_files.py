@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planc.compiler import files
+from planc.compiler import files, html
 from planc.compiler.errors import IOFailed, UsageError
 
 
@@ -180,25 +180,15 @@ def test_the_model_itself_is_replaced_only_by_name(workshop: Path) -> None:
     single.optimize_file(model, model, optimize.Recipe(embed=True), limits=Limits(60), overwrite=True)
 
 
-def test_only_a_page_is_replaced_by_a_page(tmp_path: Path) -> None:
-    place = tmp_path / "net.py"
-    files.require_page(place)
-    place.write_text("import torch")
-    with pytest.raises(UsageError, match=r"net.py exists and is no page of planc"):
-        files.require_page(place)
-    place.write_text("<!doctype html>\n<html>")
-    files.require_page(place)
-    with pytest.raises(UsageError, match=r"is a folder. Name the file: .*report.html"):
-        files.require_page(tmp_path)
-
-
 class TestTexts:
     """JUnit files, depfiles and documents of a bench: what they replace."""
 
     def test_one_of_the_kind_and_what_is_empty_may_be_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "a.d").write_text("out/net/manifest.json: net.py\n")
         (tmp_path / "a.xml").write_text('<?xml version="1.0"?>\n<testsuites/>\n')
+        (tmp_path / "a.html").write_text("<!doctype html>\n<html>")
         (tmp_path / "empty").touch()
+        files.require_text("--html", tmp_path / "a.html", *html.BEGINS)
         files.require_text("--depfile", tmp_path / "a.d", holds="manifest.json:")
         files.require_text("--junit", tmp_path / "a.xml", "<?xml")
         for out in (tmp_path / "empty", tmp_path / "absent", Path("/dev/null"), None):
@@ -210,6 +200,8 @@ class TestTexts:
             files.require_text("--depfile", tmp_path / "net.py", holds="manifest.json:")
         with pytest.raises(UsageError, match=r"--junit .* exists"):
             files.require_text("--junit", tmp_path / "net.py", "<?xml")
+        with pytest.raises(UsageError, match=r"--html .* exists"):
+            files.require_text("--html", tmp_path / "net.py", *html.BEGINS)
         with pytest.raises(UsageError, match="is a folder"):
             files.require_text("--junit", tmp_path, "<?xml")
 

@@ -176,7 +176,7 @@ def test_options_of_a_target_file_come_before_the_users() -> None:
 
 def test_what_quantization_reads_is_known(tmp_path: Path) -> None:
     for name in ("data.py", "metric.py", "ranges.json", "names.txt"):
-        (tmp_path / name).write_text("conv\n")
+        (tmp_path / name).write_text("f = g = conv\n" if name.endswith(".py") else "conv\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "0.npz").touch()
     made = recipe.quantization(

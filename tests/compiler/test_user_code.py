@@ -61,3 +61,45 @@ def test_what_was_imported_are_sources(tmp_path: Path) -> None:
     before = set(sys.modules)
     user_code.find(f"{_file(tmp_path, 'import mine_helper, difflib' + chr(10) + 'def f(): ...', 'mine_main.py')}:f")
     assert {path.name for path in user_code.modules(before).values()} == {"mine_helper.py", "mine_main.py"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "def load(): ...",
+        "class load: ...",
+        "load = max",
+        "from os import listdir as load",
+        "import load.inner",
+        "if True:\n    load = max\nelse:\n    load = min",
+        "try:\n    from nowhere import load\nexcept ImportError:\n    def load(): ...",
+        "for load in (max, min): pass",
+        "from elsewhere import *",
+        "def __getattr__(name): ...",
+        "globals()['lo' + 'ad'] = max",
+    ],
+)
+def test_a_name_is_found_without_running_the_file(line: str, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(f"raise SystemExit\n{line}\n")
+    user_code.require("--eval", f"{tmp_path}/data.py:load")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def lod(): ...", "--eval: .*data.py has no 'load'. Did you mean 'lod'"),
+        ("def other():\n    def load(): ...", "--eval: .*data.py has no 'load'"),
+        ("class other:\n    load = max", "--eval: .*data.py has no 'load'"),
+        ("x = 1\ndef load(:", "--eval .*data.py:2 is not Python"),
+        ("\0", "--eval .*data.py is not Python"),
+    ],
+)
+def test_a_slip_is_told_without_running_the_file(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(text)
+    with pytest.raises(UsageError, match=told):
+        user_code.require("--eval", f"{tmp_path}/data.py:load")
+
+
+def test_a_missing_file_is_told_without_running_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        user_code.require("--eval", f"{tmp_path}/data.py:load")
