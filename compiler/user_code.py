@@ -115,14 +115,17 @@ def where(error: BaseException) -> str:
 
 
 def modules(before: Collection[str]) -> dict[str, Path]:
-    """Returns the files of the modules that were imported since `before`, but those of installed packages."""
+    """Returns the files of the modules that were imported since `before`, but those of installed packages.
+
+    Some name a file that is not there, such as torch.classes.
+    """
     outside = tuple(f"{folder}/" for folder in installed())
     found = {}
     for name in set(sys.modules) - set(before):
         file = getattr(sys.modules[name], "__file__", None)
         if file and name.partition(".")[0] != _PLANC and not str(Path(file).resolve()).startswith(outside):
             found[name] = Path(file).absolute()
-    return found
+    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def packages(before: Collection[str]) -> set[str]:

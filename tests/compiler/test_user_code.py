@@ -1,8 +1,12 @@
 """Callables in the user's files, and errors that say where they come from."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from planc.compiler import user_code
@@ -61,6 +65,24 @@ def test_what_was_imported_are_sources(tmp_path: Path) -> None:
     before = set(sys.modules)
     user_code.find(f"{_file(tmp_path, 'import mine_helper, difflib' + chr(10) + 'def f(): ...', 'mine_main.py')}:f")
     assert {path.name for path in user_code.modules(before).values()} == {"mine_helper.py", "mine_main.py"}
+
+
+def test_a_module_may_name_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("made_up")
+    module.__file__ = str(tmp_path / "_made_up.py")
+    before = set(sys.modules)
+    monkeypatch.setitem(sys.modules, "made_up", module)
+    assert user_code.modules(before) == {}
+
+
+def test_data_may_come_by_torch(planc: Callable[..., Any], onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    """torch.classes names such a file; here nothing has imported torch before the data do."""
+    onnx_file(tmp_path / "g.onnx", '<ir_version: 8, opset_import: ["": 18]> g (float[n,4] x) => (float[n,4] y) {'
+              " y = MatMul(x, w) }", w=np.eye(4, dtype=np.float32))  # fmt: skip
+    text = "import torch" + chr(10) + "def rows():" + chr(10) + "    yield {'x': torch.ones(2, 4).numpy()}"
+    _file(tmp_path, text, "data.py")
+    words = ("calibrate", "g.onnx", "--dim", "n=1..4", "--calibration", "data.py:rows")
+    assert "samples" in planc(*words, "-o", "ranges.json", "--format", "json", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
