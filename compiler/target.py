@@ -132,9 +132,10 @@ def _architectures(text: str, name: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(text.split("+"))) if text or name.endswith(":") else ()
     for one in found:
         if one not in COMPUTE_CAPABILITIES:
-            raise UsageError(
-                f"target {name!r}: unknown compute capability {one!r}", hint=did_you_mean(one, COMPUTE_CAPABILITIES)
-            )
+            hint = f"Known: {', '.join(COMPUTE_CAPABILITIES)}"
+            if one in target_names() and (own := find_target(one).arch):  # the name of a GPU
+                hint = f"Write -t {one}, or {name.partition(':')[0]}:{'+'.join(own)}"
+            raise UsageError(f"target {name!r}: unknown compute capability {one!r}", hint=hint)
     return tuple(sorted(found, key=lambda one: int(one[2:])))
 
 

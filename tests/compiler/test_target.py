@@ -90,3 +90,18 @@ def test_precisions() -> None:
     assert f"{Precision.FP16}" == "fp16"
     with pytest.raises(UsageError, match=r"unknown precision 'fp23'.*Did you mean 'fp32'\?"):
         find_precision("fp23")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tensorrt-rtx:l4", "Write -t l4, or tensorrt-rtx:sm89"),
+        ("tensorrt:sm89+h100", "Write -t h100, or tensorrt:sm90"),
+        ("tensorrt:sm99", "Known: sm75, sm80"),
+        ("tensorrt:cpu", "Known: sm75, sm80"),
+    ],
+)
+def test_what_to_write_for_a_gpu(name: str, hint: str) -> None:
+    with pytest.raises(UsageError, match="unknown compute capability") as caught:
+        target.find_target(name)
+    assert caught.value.hint.startswith(hint)
