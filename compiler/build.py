@@ -351,7 +351,7 @@ def _found(out: Path, store: Store) -> str:
         return "missing"
     try:
         return "damaged" if artifact.read(out).damage(store.digest) else "there"
-    except UsageError:
+    except (AttributeError, KeyError, TypeError, UsageError):  # another document than planc writes
         return "damaged"
 
 

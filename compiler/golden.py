@@ -65,6 +65,43 @@ def of_samples(
     return made
 
 
+def at_points(
+    proven: Iterable[Point],
+    specs: Sequence[TensorSpec],
+    real: Mapping[str, np.ndarray] | None,
+    run: Callable[[Mapping[str, np.ndarray], Point], Mapping[str, np.ndarray]],
+    *,
+    data: Path | None,
+    emit: Callable[[str, str], None],
+) -> list[Golden]:
+    """Runs the reference at each point, on real inputs where they have its sizes, else on random ones.
+
+    Args:
+        proven: the points.
+        specs: of the inputs.
+        real: one array per input, or none.
+        run: from inputs, at a point, to outputs.
+        data: the user's file of real inputs: who gives one is told where it is not used.
+        emit: receives that note.
+
+    Raises:
+        UsageError: an output holds NaN.
+    """
+    made: list[Golden] = []
+    drawn: list[str] = []
+    for point in proven:
+        if real and all(real[spec.name].shape == spec.at(point.sizes) for spec in specs):
+            inputs: Mapping[str, np.ndarray] = real
+        else:
+            inputs = draw(specs, point)
+            drawn.append(point.label)
+        made.append(Golden(point.label, inputs, dict(run(inputs, point))))
+        check(made[-1])
+    if data is not None and drawn:
+        emit("note", f"{data.name} does not have the sizes of {', '.join(drawn)}: golden data are random there")
+    return made
+
+
 def enough(samples: Sequence[Mapping[str, np.ndarray]], specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> bool:
     """Whether samples fill the largest batch that is proven: `of_samples` asks for no more."""
     batch = _batch(specs)

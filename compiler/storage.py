@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from ..passes import all_graphs, all_nodes, all_tensors
+from ..passes import all_graphs, all_nodes, all_tensors, external_tensors
 from . import protos, wire
 from .wire import LEAST_BYTES, Span
 
@@ -193,7 +193,7 @@ def _require_unread(model: ir.Model, path: Path) -> None:
 
 def files_of(model: ir.Model) -> set[Path]:
     """Returns the files that a graph's weights lie in."""
-    found = {tensor.path for tensor in all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    found = {part.path for tensor in all_tensors(model) for part in external_tensors(tensor)}
     return {Path(path).resolve() for path in found}
 
 

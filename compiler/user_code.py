@@ -8,6 +8,7 @@ import logging
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_BINDS_MORE = {"*", "__getattr__", "exec", "globals", "setattr", "vars"}
+_BINDS_MORE = {"*", "__dict__", "__getattr__", "exec", "globals", "locals", "modules", "setattr", "vars"}
 """What gives a module names that its text does not show."""
 
 _PLANC = __name__.partition(".")[0]
@@ -64,16 +65,23 @@ def require(option: str, text: str) -> None:
     place, _, name = text.rpartition(":")
     require_file(Path(place))
     try:
-        names = _top_names(ast.parse(Path(place).read_bytes()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names = _top_names(ast.parse(Path(place).read_bytes(), filename=place))
     except (SyntaxError, ValueError) as error:
         spot = f"{place}:{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else place
         raise UsageError(f"{option} {spot} is not Python: {error}", hint="Mend it") from error
+    except (MemoryError, RecursionError):  # then running it tells
+        return
     if names is not None and name not in names:
         raise UsageError(f"{option}: {place} has no {name!r}", hint=did_you_mean(name, names))
 
 
 def _top_names(tree: ast.Module) -> set[str] | None:
     """Names that the statements of a module bind; None where only running it tells."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global) or _spelled(node) & _BINDS_MORE:
+            return None
     names: set[str] = set()
     pending: list[ast.AST] = list(tree.body)
     for node in pending:  # it grows
@@ -82,10 +90,25 @@ def _top_names(tree: ast.Module) -> set[str] | None:
             continue
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Name) and (isinstance(node.ctx, ast.Store) or node.id in _BINDS_MORE):
+        elif isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
+            names.add(node.name)
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            names.add(node.rest)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         pending.extend(ast.iter_child_nodes(node))
-    return None if names & _BINDS_MORE else names
+    return names
+
+
+def _spelled(node: ast.AST) -> set[str]:
+    """Names that a node has in its text."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    if isinstance(node, ast.Attribute):
+        return {node.attr}
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    return {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
 
 
 def guard(text: str, doing: str, action: Callable[[], T]) -> T:

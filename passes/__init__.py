@@ -8,6 +8,7 @@ from typing import Any
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
+from ._constants import external_tensors
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
@@ -73,6 +74,7 @@ __all__ = [
     "all_values",
     "channelled",
     "check",
+    "external_tensors",
     "is_kept",
     "layer_name",
     "names",

@@ -27,6 +27,35 @@ class TurnedTensor(ir.LazyTensor):
         return ir.tensor(self.source.numpy().transpose(self.order), dtype=self.dtype, name=self.name)
 
 
+class JoinedTensor(ir.LazyTensor):
+    """Weights of one height side by side: they are read when they are written.
+
+    Attributes:
+        parts: the weights, of one dtype.
+    """
+
+    def __init__(self, parts: Sequence[ir.TensorProtocol], name: str | None) -> None:
+        self.parts = tuple(parts)
+        height = self.parts[0].shape.numpy()[0]
+        shape = ir.Shape([height, sum(part.shape.numpy()[1] for part in self.parts)])
+        super().__init__(self._join, self.parts[0].dtype, shape, name=name)
+
+    def _join(self) -> ir.TensorProtocol:
+        arrays = [part.numpy() for part in self.parts]
+        return ir.tensor(np.concatenate(arrays, axis=1), dtype=self.dtype, name=self.name)
+
+
+def external_tensors(tensor: ir.TensorProtocol) -> Iterator[ir.ExternalTensor]:
+    """Yields the tensors of files that this one is, or is made of when it is written."""
+    if isinstance(tensor, ir.ExternalTensor):
+        yield tensor
+    elif isinstance(tensor, TurnedTensor):
+        yield tensor.source
+    elif isinstance(tensor, JoinedTensor):
+        for part in tensor.parts:
+            yield from external_tensors(part)
+
+
 def constant(value: ir.Value | None, *, most_bytes: int = 1 << 20) -> np.ndarray | None:
     """Returns the array of a constant of at most `most_bytes`; None where `value` is none or is larger.
 
@@ -112,11 +141,13 @@ def own_view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def stored_bytes(tensor: ir.TensorProtocol, start: int, stop: int) -> tuple[str, bytes]:
-    """Returns the bytes of some of a tensor's elements, as they lie in memory or in a file, and the order of its axes.
+    """Returns the bytes of some of a tensor's elements, as they lie in memory or in a file, and their order.
 
     The order is "C", or "F" if by columns. What lies in a file is read, not mapped; a weight that is a transposed view
-    of one is not copied.
+    of one is not copied, and of several that are joined one comes after the other.
     """
+    if isinstance(tensor, JoinedTensor):
+        return _joined_bytes(tensor, start, stop)
     if isinstance(tensor, TurnedTensor):
         by_columns = tensor.order == tuple(range(len(tensor.order)))[::-1]
         return "F" if by_columns else str(tensor.order), stored_bytes(tensor.source, start, stop)[1]
@@ -129,3 +160,14 @@ def stored_bytes(tensor: ir.TensorProtocol, start: int, stop: int) -> tuple[str,
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     flat = (array.T if order == "F" else array).reshape(-1)
     return order, flat[start // array.itemsize : stop // array.itemsize].tobytes()
+
+
+def _joined_bytes(tensor: JoinedTensor, start: int, stop: int) -> tuple[str, bytes]:
+    found, orders, offset = b"", [], 0
+    for part in tensor.parts:
+        first, last = (min(max(place - offset, 0), part.nbytes) for place in (start, stop))
+        order, some = stored_bytes(part, first, last)
+        found += some
+        orders.append(f"{part.shape.numpy()}{order}")
+        offset += part.nbytes
+    return " ".join(orders), found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from ._constants import constant
+from ._walk import all_nodes
 
 Size = int | str
 """A known number, or the name of a symbolic dimension."""
@@ -31,10 +32,14 @@ def has_made_up_name(value: ir.Value) -> bool:
     return value.shape is not None and any(str(size).startswith(MADE_UP) for size in value.shape)
 
 
-def forget_made_up_names(value: ir.Value) -> None:
-    """Makes sizes whose names were made up unknown."""
-    if value.shape is not None and has_made_up_name(value):
-        value.shape = ir.Shape([None if str(size).startswith(MADE_UP) else size for size in value.shape])
+def forget_made_up_names(model: ir.Model) -> None:
+    """Makes sizes of computed values unknown whose names were made up: those of the inputs are the user's."""
+    own = {str(size) for value in model.graph.inputs for size in value.shape or ()}
+    for node in all_nodes(model):
+        for value in filter(has_made_up_name, node.outputs):
+            assert value.shape is not None
+            sizes = (None if str(size).startswith(MADE_UP) and str(size) not in own else size for size in value.shape)
+            value.shape = ir.Shape(sizes)
 
 
 def refine(node: ir.Node) -> None:

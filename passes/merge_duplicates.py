@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import TurnedTensor, stored_bytes
+from ._constants import JoinedTensor, TurnedTensor, stored_bytes
 from ._walk import all_graphs
 
 _SAMPLE = 2048  # bytes
@@ -38,8 +38,8 @@ def _merge_initializers(graph: ir.Graph) -> bool:
         tensor = value.const_value
         if tensor is None or value.is_graph_input() or value.is_graph_output() or tensor.dtype is ir.DataType.STRING:
             continue
-        if isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, TurnedTensor):  # computed when it is written
-            continue
+        if isinstance(tensor, ir.LazyTensor) and not isinstance(tensor, (JoinedTensor, TurnedTensor)):
+            continue  # it is computed when it is written
         size = tensor.nbytes
         ends = stored_bytes(tensor, 0, _SAMPLE), stored_bytes(tensor, max(size - _SAMPLE, 0), size)
         sample = (tensor.dtype, tuple(tensor.shape), *ends)

@@ -1,15 +1,13 @@
 """Computes the projections of one input together, as attention has them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import new_constant, new_lazy
+from ._constants import JoinedTensor, new_constant, new_lazy
 from ._match import only_use
 from ._walk import all_graphs
 
@@ -74,9 +72,7 @@ def _merge(model: ir.Model, nodes: list[ir.Node]) -> None:
     adds = [_bias(node) for node in nodes]
     weights: list[ir.TensorProtocol] = [node.inputs[1].const_value for node in nodes]  # type: ignore[union-attr, misc]
     widths = np.array([tensor.shape[1] for tensor in weights], dtype=np.int64)
-    shape, name = ir.Shape([weights[0].shape.numpy()[0], int(widths.sum())]), f"{first.outputs[0].name}_weights"
-    together = ir.LazyTensor(partial(_side_by_side, weights), weights[0].dtype, shape, name=name)
-    weight = new_lazy(model.graph, together)
+    weight = new_lazy(model.graph, JoinedTensor(weights, f"{first.outputs[0].name}_weights"))
     chain = [ir.node("MatMul", [first.inputs[0], weight])]
     if all(adds):
         vectors = [
@@ -99,10 +95,6 @@ def _merge(model: ir.Model, nodes: list[ir.Node]) -> None:
         old.outputs[0].replace_all_uses_with(output)
     for node, add in zip(nodes, adds, strict=True):
         graph.remove([one for one in (add, node) if one is not None], safe=True)
-
-
-def _side_by_side(weights: Sequence[ir.TensorProtocol]) -> ir.TensorProtocol:
-    return ir.tensor(np.concatenate([tensor.numpy() for tensor in weights], axis=1), dtype=weights[0].dtype)
 
 
 def _state(value: ir.Value, like: ir.Value, width: int) -> None:

@@ -30,8 +30,7 @@ class StripMetadata(Pass):
         modified = False
         for thing in (*all_graphs(model), *all_nodes(model), *all_values(model), *all_tensors(model)):
             modified |= _strip(thing, self.keep_origin)
-        for value in all_values(model):
-            forget_made_up_names(value)
+        forget_made_up_names(model)
         for key in [key for key in model.metadata_props if key.startswith("pkg.torch")]:
             del model.metadata_props[key]
             modified = True

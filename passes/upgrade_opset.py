@@ -15,12 +15,14 @@ _WIDENED_FROM, _WIDENED_TO = 13, 20
 _WIDENED = frozenset((
     "Add", "Cast", "CastLike", "Constant", "ConstantOfShape", "CumSum", "DequantizeLinear", "Div", "Equal",
     "GreaterOrEqual", "Identity", "If", "IsInf", "IsNaN", "LeakyRelu", "LessOrEqual", "Loop", "Mul", "PRelu", "Pad",
-    "Pow", "QuantizeLinear", "Relu", "Reshape", "Scan", "Shape", "Size", "Sub", "Where",
+    "Pow", "QuantizeLinear", "Relu", "Reshape", "Scan", "Shape", "Size", "Split", "Sub", "Where",
 ))  # fmt: skip
 """Operators whose newer versions take more dtypes, or more inputs and attributes that may be absent, between these two.
 
-By the schemas of onnx 1.23; Split is one where it is told the sizes.
+By the schemas of onnx 1.23.
 """
+_SPLIT_COUNTED = 18
+"""Since this opset a Split that is not told the sizes must be told their number."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class UpgradeOpset(Pass):
         if have >= self.least or have < OLDEST or any(_means_other(node, have) for node in all_nodes(model)):
             return ir.passes.PassResult(model, modified=False)
         if _is_same(model, have, self.least):
+            if have < _SPLIT_COUNTED <= self.least:
+                _count_parts(model)
             model.opset_imports[""] = self.least
             return ir.passes.PassResult(model, modified=True)
         from onnxscript.version_converter import ConvertVersionPass  # 0.2 s, which newer models do without
@@ -61,7 +65,7 @@ def _is_same(model: ir.Model, have: int, wanted: int) -> bool:
     if not _WIDENED_FROM <= have <= wanted <= _WIDENED_TO or model.functions:
         return False
     nodes = [node for node in all_nodes(model) if node.domain == ""]
-    names = {node.op_type for node in nodes if node.op_type != "Split" or len(node.inputs) == 1} - _WIDENED
+    names = {node.op_type for node in nodes} - _WIDENED
     try:
         return all(
             onnx.defs.get_schema(name, have).since_version == onnx.defs.get_schema(name, wanted).since_version
@@ -69,6 +73,13 @@ def _is_same(model: ir.Model, have: int, wanted: int) -> bool:
         )
     except onnx.defs.SchemaError:
         return False
+
+
+def _count_parts(model: ir.Model) -> None:
+    for node in all_nodes(model):
+        if (node.domain, node.op_type) == ("", "Split") and (len(node.inputs) < 2 or node.inputs[1] is None):
+            node.resize_inputs(1)
+            node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
 
 
 def _means_other(node: ir.Node, opset: int) -> bool:

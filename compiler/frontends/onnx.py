@@ -4,7 +4,7 @@ import logging
 import math
 import stat
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from .. import golden, host, protos, shapes, storage
 from ..errors import BuildFailed, UsageError, did_you_mean, named
 from ..golden import Golden
 from ..recipe import Source
-from ..shapes import Dim, TensorSpec
+from ..shapes import Dim, Point, TensorSpec
 from ..worker import Emit
 from . import Exported
 from ._graph import input_specs, output_specs, rename_symbols, require_space
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
 
     emit("stage", "reference")
     start = time.perf_counter()
-    goldens = _reference(source, exported, specs, dims)
+    goldens = _reference(source, exported, specs, dims, emit=emit)
     seconds["reference"] = time.perf_counter() - start
     for value, known in zip(model.graph.outputs, inferred.graph.output, strict=True):
         value.shape = ir.serde.deserialize_type_proto_for_shape(known.type) or value.shape
@@ -332,7 +333,9 @@ def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Di
     return 4 * total + _LIBRARIES
 
 
-def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> list[Golden]:
+def _reference(
+    source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim], *, emit: Emit
+) -> list[Golden]:
     from ..artifact import read_inputs
     from ..reference import runner
 
@@ -344,16 +347,12 @@ def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Se
     except Exception as error:
         text = str(error).replace(str(path), source.text)
         raise BuildFailed(f"ONNX Runtime cannot load {source.text}: {text}") from error
-    goldens = []
-    for point in shapes.points(dims)[: 1 if source.brief else None]:
-        inputs = golden.draw(specs, point)
-        if real and all(real[spec.name].shape == spec.at(point.sizes) for spec in specs):
-            inputs = real
+
+    def run_at(inputs: "Mapping[str, np.ndarray]", point: Point) -> "Mapping[str, np.ndarray]":
         try:
-            outputs = run(inputs)
+            return run(inputs)
         except Exception as error:
             raise BuildFailed(f"ONNX Runtime cannot run {source.text} at {point.label}: {error}") from error
-        made = Golden(point.label, inputs, outputs)
-        golden.check(made)
-        goldens.append(made)
-    return goldens
+
+    proven = shapes.points(dims)[: 1 if source.brief else None]
+    return golden.at_points(proven, specs, real, run_at, data=source.data, emit=emit)

@@ -53,7 +53,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
 
     emit("stage", "reference")
     start = time.perf_counter()
-    goldens = _reference(source, loaded)
+    goldens = _reference(source, loaded, emit=emit)
     seconds["reference"] = time.perf_counter() - start
 
     emit("stage", "export")
@@ -78,19 +78,14 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     )
 
 
-def _reference(source: Source, loaded: Loaded) -> list[Golden]:
+def _reference(source: Source, loaded: Loaded, *, emit: Emit) -> list[Golden]:
     """Runs the module at each point; real inputs take the place of random ones where they fit."""
+
+    def run(arrays: Mapping[str, np.ndarray], _point: Point) -> dict[str, np.ndarray]:
+        return guard(source.text, "running the forward of", partial(_forward, loaded, arrays))
+
     real = _real_inputs(source, loaded)
-    goldens = []
-    for point in shapes.points(loaded.dims):
-        arrays = golden.draw(loaded.specs, point)
-        if real and all(real[spec.name].shape == spec.at(point.sizes) for spec in loaded.specs):
-            arrays = real
-        outputs = guard(source.text, "running the forward of", partial(_forward, loaded, arrays))
-        made = Golden(point.label, arrays, outputs)
-        golden.check(made)
-        goldens.append(made)
-    return goldens
+    return golden.at_points(shapes.points(loaded.dims), loaded.specs, real, run, data=source.data, emit=emit)
 
 
 def _real_inputs(source: Source, loaded: Loaded) -> dict[str, np.ndarray] | None:

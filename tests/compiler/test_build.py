@@ -135,6 +135,16 @@ print(sorted(heavy & set(sys.modules)))
     assert {row["status"] for row in json.loads(said.rpartition("[")[0])["jobs"]} == {"cached"}
 
 
+@pytest.mark.parametrize("files", [None, [], {"model.onnx": {}}])
+def test_a_manifest_of_another_form_is_damage(files: Any, site: Path) -> None:
+    path = site / "out" / "one-onnxruntime-cpu-fp32" / "manifest.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(before), "files": files}))
+    entries = project.load(site / "planc.toml").jobs
+    assert build.plan(entries, Store(site / "cache"))[0]["artifact"] == "damaged"
+    path.write_bytes(before)
+
+
 def test_a_removed_artifact_comes_back_from_the_cache(site: Path) -> None:
     folder = site / "out" / "one-onnxruntime-cpu-fp32"
     before = (folder / "manifest.json").read_bytes()
@@ -142,7 +152,8 @@ def test_a_removed_artifact_comes_back_from_the_cache(site: Path) -> None:
     for state in ("there", "damaged", "missing"):
         assert build.plan(entries, Store(site / "cache"))[0]["artifact"] == state
         if state == "there":
-            (folder / "model.onnx").write_bytes(b"cut short")
+            model = (folder / "model.onnx").read_bytes()
+            (folder / "model.onnx").write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
         else:
             for path in folder.iterdir():
                 path.unlink()

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from planc.compiler import golden
+from planc.compiler import golden, shapes
 from planc.compiler.errors import UsageError
 from planc.compiler.golden import Golden
-from planc.compiler.shapes import Point, TensorSpec, parse_dim, parse_input
+from planc.compiler.shapes import Dim, Point, TensorSpec, parse_dim, parse_input
 
 POINT = Point("opt", {"batch": 4, "seq": 100})
 
@@ -99,3 +100,16 @@ class TestOfSamples:
         specs = (TensorSpec("x", "float32", ("n", "n")),)
         made = golden.of_samples(dict, [{"x": np.eye(2)}, {"x": np.ones((3, 3))}], specs, (parse_dim("n=3"),))
         assert made[0].inputs["x"].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_real_inputs_are_used_where_they_fit_and_told_of_where_not(tmp_path: Path) -> None:
+    specs, dims = (TensorSpec("x", "float32", ("n", 2)),), (Dim("n", (1, 2, 4), 2),)
+    real, told = {"x": np.full((2, 2), 7, np.float32)}, list[Any]()
+    made = golden.at_points(
+        shapes.points(dims), specs, real, lambda inputs, _: {"y": inputs["x"]},
+        data=tmp_path / "x.npz", emit=lambda *words: told.append(words),
+    )  # fmt: skip
+    assert [one.label for one in made] == ["opt", "min", "max"]
+    assert (made[0].inputs["x"] == 7).all()
+    assert [len(one.inputs["x"]) for one in made] == [2, 1, 4]
+    assert told == [("note", "x.npz does not have the sizes of min, max: golden data are random there")]

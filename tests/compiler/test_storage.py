@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.compiler import reference, storage
+from planc.passes.fold_constants import FoldConstants
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -220,3 +221,17 @@ def test_external_data_in_an_operator_of_somebody_else_is_taken_along(name: str,
     (made,) = onnx.load(tmp_path / "o.onnx").graph.node[0].attribute
     assert [tensor.name for tensor in made.tensors] == ["v", "w"]
     np.testing.assert_array_equal([numpy_helper.to_array(one) for one in made.tensors], np.arange(8).reshape(2, 4))
+
+
+def test_a_file_that_a_turned_weight_is_read_from_is_not_written(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    g (float[n,200] x) => (float[n,100] y) { a = Transpose(w) y = MatMul(x, a) }"""
+    path = onnx_file(tmp_path / "g.onnx", text, w=np.ones((100, 200), np.float32))
+    model, before = storage.load(path), path.read_bytes()
+    FoldConstants()(model)
+    for write in (storage.save, storage.save_whole, storage.save_named_by_content):
+        with pytest.raises(OSError, match="weights are read from the file that is written"):
+            write(model, path)
+    assert path.read_bytes() == before

@@ -99,6 +99,15 @@ def test_data_may_come_by_torch(planc: Callable[..., Any], onnx_file: Callable[.
         "from elsewhere import *",
         "def __getattr__(name): ...",
         "globals()['lo' + 'ad'] = max",
+        "def make():\n    global load\n    load = max\nmake()",
+        "def make(name):\n    globals()[name] = max\nmake('load')",
+        "import sys\nsys.modules[__name__].load = max",
+        "match 1:\n    case load: pass",
+        "match [1]:\n    case [*load]: pass",
+        "match {}:\n    case {**load}: pass",
+        "if (load := max): pass",
+        "with open('x') as load: pass",
+        f"x = {'1 + ' * 5000}1",
     ],
 )
 def test_a_name_is_found_without_running_the_file(line: str, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from planc.compiler import reference, storage
+from planc.passes.fold_constants import FoldConstants
+from planc.passes.merge_duplicates import MergeDuplicates
 from planc.passes.merge_matmuls import MergeMatmuls
+from planc.passes.remove_unused import RemoveUnused
 
 PLAIN = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) a = Add(q, k) y = MatMul(a, t)  z = Relu(v)"
 BIASED = """q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) qb = Add(q, bq) kb = Add(bk, k) vb = Add(v, bv)
@@ -96,3 +101,31 @@ def test_branches(rewrites: Callable[..., ir.Model], x: np.ndarray, weights: dic
     }}"""
     for condition in (True, False):
         rewrites(MergeMatmuls(), text, feed={"c": np.array(condition), "x": x}, **weights)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_equal_weights_are_one_once_they_are_joined(
+    turned: bool, onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Layers that share their weights, each with a copy of its own; the last has others."""
+    rng = np.random.default_rng(0)
+    first, last = ([rng.standard_normal((128, 128), dtype=np.float32) for _ in "qkv"] for _ in range(2))
+    lines, arrays = [], {}
+    for layer, weights in enumerate((first, first, last)):
+        before = f"y{layer - 1}" if layer else "x"
+        for name, weight in zip("qkv", weights, strict=True):
+            arrays[f"w{name}{layer}"] = weight
+            lines.append(f"t{name}{layer} = Transpose<perm=[1,0]>(w{name}{layer})" if turned else "")
+            lines.append(f"{name}{layer} = MatMul({before}, {'t' if turned else 'w'}{name}{layer})")
+        lines.append(f"a{layer} = Add(q{layer}, k{layer}) y{layer} = Mul(a{layer}, v{layer})")
+    text = f"""<ir_version: 8, opset_import: ["": 18]>
+    g (float[n,128] x) => (float[n,128] y2) {{ {" ".join(lines)} }}"""
+    path = onnx_file(tmp_path / "g.onnx", text, **arrays)
+    model, x = storage.load(path), rng.standard_normal((2, 128), dtype=np.float32)
+    for one in (FoldConstants(), MergeMatmuls(), MergeDuplicates(), RemoveUnused()):
+        one(model)
+    large = [value for value in model.graph.initializers.values() if value.const_value.nbytes > 1000]  # type: ignore[union-attr]
+    assert sorted(value.const_value.nbytes for value in large) == [3 * 128 * 128 * 4] * 2  # type: ignore[union-attr]
+    storage.save_whole(model, tmp_path / "out.onnx")
+    before, after = (reference.runner(one)({"x": x})["y2"] for one in (path, tmp_path / "out.onnx"))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=abs(before).max() * 1e-5)

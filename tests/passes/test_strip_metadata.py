@@ -61,3 +61,12 @@ def test_names_of_sizes_that_were_made_up_go(graph: Callable[..., ir.Model]) -> 
     StripMetadata()(model)
     assert str(model.graph[0].outputs[0].shape) == "[None,None]"
     assert str(model.graph.inputs[0].shape) == "[n,4]"
+
+
+def test_names_that_the_inputs_have_are_the_users(graph: Callable[..., ir.Model]) -> None:
+    """tf2onnx calls sizes unk__5 as well, and two inputs share one."""
+    model = graph("g (float[unk__5,4] x, float[unk__5,4] z) => (float[unk__5,4] y) { a = Add(x, z) y = Neg(a) }")
+    InferShapes()(model)
+    StripMetadata()(model)
+    values = (*model.graph.inputs, *model.graph.outputs, model.graph[0].outputs[0])
+    assert [str(value.shape) for value in values] == ["[unk__5,4]"] * 4
