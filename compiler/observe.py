@@ -1,23 +1,29 @@
 """What user code reads: files that it opens, folders that it lists, modules and packages that it imports.
 
 A Python model depends on more than its own file. What was read at one build is looked at again before the next: the
-stage's result is the same where all of it is. Not seen: the network, the clock, the environment, and whether a file
-that was looked for and not found is there now.
+stage's result is the same where all of it is. Processes that it forks are watched with it, such as the workers of a
+DataLoader, and libraries that open files by themselves as far as `readers` and the maps of memory tell. Not seen: the
+network, the clock, the environment, whether a file that was looked for and not found is there now, and what other
+programs read, of which the user is told.
 """
 
 import importlib.machinery
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from . import host, user_code
+from . import host, readers, user_code
 
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", f"{sys.prefix}/", f"{sys.base_prefix}/")
 _IMPORTING = "importlib"
+_STARTERS = {"asyncio", "os", "subprocess"}
+_EVENTS = {"open", "os.listdir", "os.scandir", "sqlite3.connect", "subprocess.Popen"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OWN = [_PACKAGE / name for name in ("cli", "compiler", "passes", "calibration", "__init__.py")]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -32,12 +38,14 @@ class Seen:
         folders: that were listed there.
         modules: name -> file of the modules imported from such files.
         packages: installed distributions that were imported.
+        programs: names of other programs that the user's own code has started.
     """
 
     files: set[Path] = field(default_factory=set)
     folders: set[Path] = field(default_factory=set)
     modules: dict[str, Path] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
+    programs: set[str] = field(default_factory=set)
 
     def reads(self, anchor: Path, digest: Callable[[Path], str]) -> dict[str, Any]:
         """Returns it as JSON, paths relative to `anchor`; empty where nothing was seen.
@@ -67,30 +75,58 @@ def watching(ignored: Collection[Path] = ()) -> Iterator[Seen]:
     read: set[str] = set()
     written: set[str] = set()
     listed: set[str] = set()
-    active = True
+    sets = {"read": read, "written": written, "listed": listed, "programs": seen.programs}
+    active, owner = True, os.getpid()
+    others = tempfile.TemporaryFile()  # noqa: SIM115  forked children have it, too, and write what they read
+
+    def note(kind: str, what: str) -> None:
+        if os.getpid() == owner:
+            sets[kind].add(what)
+        else:
+            os.write(others.fileno(), f"{kind} {what}\0".encode(errors="surrogateescape"))
 
     def hook(event: str, args: tuple[Any, ...]) -> None:  # hooks stay for the life of the process
-        if not active or event not in ("open", "os.listdir", "os.scandir") or not args:
+        if not active or event not in _EVENTS or not args:
             return
         with suppress(Exception):
-            place = os.fsdecode(args[0] if args[0] is not None else ".")
-            if event == "open":
-                (written if _is_write(args) else read).add(os.path.abspath(place))  # noqa: PTH100  links are kept
+            if event == "subprocess.Popen":
+                if _is_of_users_code(sys._getframe(1)):
+                    note("programs", Path(os.fsdecode(args[0])).name)
+                return
+            place = os.path.abspath(os.fsdecode(args[0] if args[0] is not None else "."))  # noqa: PTH100  links are kept
+            if event in ("open", "sqlite3.connect"):
+                note("written" if event == "open" and _is_write(args) else "read", place)
             elif _IMPORTING not in sys._getframe(1).f_code.co_filename:
-                listed.add(os.path.abspath(place))  # noqa: PTH100
+                note("listed", place)
 
     sys.addaudithook(hook)
     before, mapped_before = set(sys.modules), _mapped()
     try:
-        yield seen
+        with readers.telling(lambda place: note("read", os.path.abspath(place))):  # noqa: PTH100
+            yield seen
     finally:
         active = False
+        others.seek(0)
+        for line in filter(None, others.read().decode(errors="surrogateescape").split("\0")):
+            kind, _, what = line.partition(" ")
+            sets[kind].add(what)
+        others.close()
+        if {"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver"} & (set(sys.modules) - before):
+            seen.programs.add("python, by multiprocessing")
         no = (*_SYSTEM, *(f"{Path(one).resolve()}/" for one in (*user_code.installed(), *_OWN, *ignored)))
         opened = {Path(place) for place in read - written} | (_mapped() - mapped_before)
         seen.files |= {path for path in opened if _is_data(path) and not _within(path, no)}
         seen.folders |= {path for path in map(Path, listed) if path.is_dir() and not _within(path, no)}
         seen.modules |= user_code.modules(before)
         seen.packages |= user_code.packages(before)
+
+
+def _is_of_users_code(frame: FrameType | None) -> bool:
+    """Whether the user's own files started a program: packages, and Python's platform, ask uname and ldconfig."""
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _STARTERS:
+        frame = frame.f_back
+    places = tuple(f"{place}/" for place in user_code.installed())
+    return frame is not None and not str(Path(frame.f_code.co_filename).resolve()).startswith(places)
 
 
 def holds(reads: Mapping[str, Any], anchor: Path, digest: Callable[[Path], str]) -> bool:

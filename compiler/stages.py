@@ -251,6 +251,9 @@ def _make(stage: Stage, work: Work, components: Mapping[str, Any], emit: Emit) -
     except BaseException:
         emit("read", sorted(map(str, {*seen.files, *seen.modules.values()})))
         raise
+    if seen.programs:
+        programs = ", ".join(sorted(seen.programs))
+        tell("note", f"user code started other programs ({programs}): what they read is not watched, see --no-cache")
     if stage.name == "export":
         seen.files |= {path.absolute() for path in work.model.sources}
     seen.files -= {path for path in seen.files if path.resolve() in keys.named_files(work.job)}

@@ -131,16 +131,24 @@ def build(request: Request) -> Built:
 
 
 def load(folder: Path, session: Mapping[str, Any]) -> Runner:
-    """Loads the payload with the settings that it was verified with.
+    """Loads the payload with the settings that it was verified with; threads may run it at once.
 
     Raises:
         BuildFailed: OpenVINO cannot load it.
     """
-    request = _compile(folder, session).create_infer_request()
+    compiled = _compile(folder, session)
+    idle = [compiled.create_infer_request()]  # one is for one call at a time
 
     def run(arrays: "Sequence[np.ndarray]") -> "Sequence[np.ndarray]":
-        results = request.infer(dict(enumerate(arrays)), share_inputs=True, share_outputs=False)
-        return list(results.values())
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            results = request.infer(dict(enumerate(arrays)), share_inputs=True, share_outputs=False)
+            return list(results.values())
+        finally:
+            idle.append(request)
 
     return run
 

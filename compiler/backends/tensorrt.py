@@ -5,6 +5,7 @@ import json
 import math
 import re
 import statistics
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -282,13 +283,15 @@ def _activate(folder: Path, session: Mapping[str, Any]) -> tuple[Any, Runner]:
     runner.activate()
     profiles = session["profiles"]
     inputs, outputs = session["inputs"], session["outputs"]
+    turn = threading.Lock()  # an execution context runs one call at a time
 
     def run(arrays: "Sequence[np.ndarray]") -> "Sequence[np.ndarray]":
         feeds = dict(zip(inputs, arrays, strict=True))
-        if len(profiles) > 1:
-            runner.set_profile(_profile_of(profiles, feeds))
-        results = runner.infer(feeds, copy_outputs_to_host=True)
-        return [results[name].copy() for name in outputs]
+        with turn:
+            if len(profiles) > 1:
+                runner.set_profile(_profile_of(profiles, feeds))
+            results = runner.infer(feeds, copy_outputs_to_host=True)
+            return [results[name].copy() for name in outputs]
 
     return context, run
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,98 @@ def test_paths_are_relative(place: Path) -> None:
     code = "import os\ndef f(): open(os.path.join(os.path.dirname(__file__), '..', 'w.bin'), 'rb').close()\n"
     reads = _run(code, place / "sub", "seen_sub").reads(place / "sub", files.digest)
     assert set(reads["files"]) == {os.path.join("..", "w.bin"), "seen_sub.py"}
+
+
+@pytest.fixture
+def data(place: Path) -> Path:
+    (place / "data.bin").write_bytes(b"d")
+    return place / "data.bin"
+
+
+def test_what_forked_workers_read_is_seen(place: Path, data: Path) -> None:
+    """As those of a DataLoader do."""
+    (place / "listed").mkdir()
+    code = f"""
+import multiprocessing, os
+def read(path):
+    os.listdir(os.path.join(os.path.dirname(path), "listed"))
+    return open(path, "rb").read()
+def f():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(read, [{str(data)!r}] * 4) == [b"d"] * 4
+"""
+    seen = _run(code, place, "seen_forked")
+    reads = seen.reads(place, files.digest)
+    assert set(reads["files"]) == {"data.bin", "seen_forked.py"}
+    assert reads["folders"] == {"listed": []}
+    assert seen.programs == set()
+
+
+@pytest.mark.parametrize(
+    ("call", "program"),
+    [
+        ("subprocess.check_output(['cat', PATH])", "cat"),
+        ("multiprocessing.get_context('spawn').Process(target=len, args=((),)).start()", "python, by multiprocessing"),
+        ("os.popen('cat ' + PATH).read()", "sh"),
+        ("platform.processor()", ""),
+    ],
+)
+def test_other_programs_are_named(call: str, program: str, data: Path, python: Callable[..., str]) -> None:
+    """What they read is not seen; what Python itself asks the system for is no matter."""
+    (data.parent / "mine.py").write_text(
+        f"import multiprocessing, os, platform, subprocess\nPATH = {str(data)!r}\ndef f():\n    {call}\n"
+    )
+    code = f"""
+from planc.compiler import observe, user_code
+if __name__ == "__main__":
+    with observe.watching() as seen:
+        user_code.find({str(data.parent / "mine.py")!r} + ":f")()
+    print(*seen.programs)
+"""
+    assert python(code).strip() == program
+
+
+def test_weights_that_are_read_and_let_go_are_seen(place: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(8)}, place / "w.safetensors")
+    save_file({"w": torch.zeros(8)}, place / "v.safetensors")
+    code = f"""
+import safetensors
+from safetensors.torch import load_file
+def f():
+    with safetensors.safe_open({str(place / "v.safetensors")!r}, "pt") as file:
+        file.get_tensor("w")
+    assert load_file({str(place / "w.safetensors")!r})["w"].shape == (8,)
+"""
+    assert {"v.safetensors", "w.safetensors"} <= set(
+        _run(code, place, "seen_let_go").reads(place, files.digest)["files"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("tokenizer.json", "from tokenizers import Tokenizer\ndef f(): return Tokenizer.from_file(PATH).to_str()"),
+        ("x.onnx", "import onnxruntime\ndef f(): onnxruntime.InferenceSession(PATH).get_inputs()"),
+        ("x.db", "import sqlite3\ndef f(): sqlite3.connect(PATH).execute('select 1')"),
+    ],
+)
+def test_what_libraries_open_is_seen(
+    name: str, code: str, place: Path, onnx_file: Callable[..., Path], python: Callable[..., str]
+) -> None:
+    """They are imported after the watch began, as in a worker."""
+    pytest.importorskip("tokenizers").Tokenizer(sys.modules["tokenizers"].models.BPE()).save(
+        str(place / "tokenizer.json")
+    )
+    onnx_file(place / "x.onnx", '<ir_version: 8, opset_import: ["": 18]> g (float[n] x) => (float[n] y) { y = Neg(x) }')
+    (place / "x.db").touch()
+    (place / "mine.py").write_text(f"PATH = {str(place / name)!r}\n{code}\n")
+    said = python(f"""
+from planc.compiler import observe, user_code
+with observe.watching() as seen:
+    user_code.find({str(place / "mine.py")!r} + ":f")()
+print(*(path.name for path in seen.files))
+""")
+    assert name in said.split()

@@ -2,12 +2,14 @@
 
 import gzip
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import planc
 from planc.compiler import host
 from planc.compiler.backends import Request
 from planc.compiler.backends import openvino as backend
@@ -181,6 +183,19 @@ def test_one_inference_after_another_with_other_sizes(openvino_artifact: Path) -
         rows = [session(x=image[i : i + 1])["y"] for i in range(len(image))]
         np.testing.assert_allclose(session(x=image)["y"], np.concatenate(rows), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(session(x=images[0])["y"], whole)
+
+
+def test_threads_run_one_session_at_once(openvino_artifact: Path) -> None:
+    """Each gets the answer to its own inputs."""
+    session = planc.load(openvino_artifact)
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal((rows, 3, 8, 8), dtype=np.float32) for rows in (1, 2, 3, 4) * 50]
+    wanted = [session(x=image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: session(x=image), images))
+    for one, other in zip(found, wanted, strict=True):
+        for name, array in other.items():
+            np.testing.assert_array_equal(one[name], array)
 
 
 def test_fp16_of_embeddings_and_products(
