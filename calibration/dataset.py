@@ -130,7 +130,10 @@ def _draw(rng: "np.random.Generator", spec: InputSpec, sizes: Mapping[str, int])
         return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
     whole = np.int64 if dtype == np.bool_ else dtype
     least, most = (int(low), int(high)) if low is not None and high is not None else (0, 1)
-    return np.asarray(rng.integers(least, most, shape, dtype=whole, endpoint=True), dtype)
+    array = np.asarray(rng.integers(least, most, shape, dtype=whole, endpoint=True), dtype)
+    if (least, most) == (0, 1) and array.ndim:
+        array[..., :1] = 1  # a mask hides no row wholly
+    return array
 
 
 def _all(
@@ -148,8 +151,13 @@ def _all(
         where = f"item {index} of the calibration data"
         if not isinstance(item, Mapping):
             raise DataError(f"{where} is {type(item).__name__}, not a dict from input name to array")
-        arrays = {str(name): np.asarray(value) for name, value in item.items()}
+        arrays = {str(name): np.asarray(_detached(value)) for name, value in item.items()}
         yield from _feeds(strip(arrays), specs, where, tally)
+
+
+def _detached(value: Any) -> Any:
+    """A tensor of torch that has a gradient, without it."""
+    return value.detach() if getattr(value, "requires_grad", False) else value
 
 
 def _files(path: Path, specs: Sequence[InputSpec]) -> list[Path]:

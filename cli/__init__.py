@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -60,7 +61,8 @@ def _add_verbs() -> None:
 
 def _fail(code: int, what: str, hint: str = "") -> NoReturn:
     """Prints the one line (and the JSON document where it was asked for) and exits."""
-    print(f"planc: {sentences(what, hint)}", file=sys.stderr)
+    with suppress(BrokenPipeError):  # the exit code says it, too
+        print(f"planc: {sentences(what, hint)}", file=sys.stderr, flush=True)
     words = sys.argv[1:]
     if "--format=json" in words or ("--format" in words and words[words.index("--format") + 1 :][:1] == ["json"]):
         print_json({"error": {"exit_code": code, "what": what, "hint": hint}})

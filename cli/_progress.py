@@ -1,11 +1,18 @@
 """Tells on stderr how work goes."""
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..compiler.build import Outcome
     from ..compiler.worker import Emit
+
+
+def _tell(line: str) -> None:
+    """Prints a line; nobody may read, as behind `2>&1 | head`, which is no reason to stop working."""
+    with suppress(BrokenPipeError):
+        print(f"planc: {line}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -34,7 +41,7 @@ class Progress:
             self._status.update(str(value))
         elif value != self._last:
             self._last = str(value)
-            print(f"planc: {value}", file=sys.stderr, flush=True)
+            _tell(str(value))
 
 
 class Board:
@@ -78,7 +85,7 @@ class Board:
         if self.live:
             self.live.console.print(f"planc: {line}", markup=False, highlight=False)
         else:
-            print(f"planc: {line}", file=sys.stderr, flush=True)
+            _tell(line)
 
     def _draw(self) -> None:
         if self.live:

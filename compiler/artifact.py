@@ -92,15 +92,19 @@ class Session:
     dims: tuple[Dim, ...]
     _runner: Runner = field(repr=False)
 
-    def __call__(self, /, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
+    def __call__(self, /, *unnamed: object, **arrays: "np.ndarray") -> "dict[str, np.ndarray]":
         """Runs the model.
 
         Args:
+            *unnamed: there are none.
             **arrays: one array per input, by name, of the dtype and shape that `inputs` states.
 
         Raises:
             UsageError: a name, dtype or shape does not fit.
         """
+        if unnamed:
+            names = ", ".join(f"{spec.name}=array" for spec in self.inputs)
+            raise UsageError("inputs are given by name", hint=f"Write session({names})")
         ordered = check_arrays(self.inputs, arrays, self.dims)
         return {spec.name: array for spec, array in zip(self.outputs, self._runner(ordered), strict=True)}
 

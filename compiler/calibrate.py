@@ -65,7 +65,9 @@ class Data:
             try:
                 feed = next(found, None)
             except dataset.DataError as error:
-                raise UsageError(f"{self.option}: {words_of(error)}", hint=_FORMS) from error
+                rows = ", ".join(f'"{spec.name}": {spec.dtype} array' for spec in self.specs)
+                hint = f"Let it yield {{{rows}}}" if own else _FORMS
+                raise UsageError(f"{self.option}: {words_of(error)}", hint=hint) from error
             except (Exception, SystemExit) as error:  # of the user's function
                 if not own:
                     raise

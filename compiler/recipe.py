@@ -1,6 +1,7 @@
 """From what a user typed to a Job: everything is checked here, before any work."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from .shapes import Dim, TensorSpec
 from .target import Precision, Target, find_precision, find_target
 from .worker import Limits
 
+_MODULE = re.compile(r"\w+(\.\w+)*:\w+")
 NO_DATA = "Add --calibration DATA (.npz, folder or file.py:callable), or --dynamic for onnxruntime-cpu without data"
 AUTO = "auto"
 """The precision that `choose` finds."""
@@ -354,6 +356,10 @@ def quantization(
         if ".py:" in text:
             _require_callable(option, text)
         elif text and not (place := Path(text)).is_dir():
+            if _MODULE.fullmatch(text) and not place.exists():
+                module, _, name = text.partition(":")
+                path = f"{module.replace('.', '/')}.py"
+                raise UsageError(f"{option} {text}: data are given as a file", hint=f"Write {path}:{name}")
             require_file(place)
             if place.suffix not in (".npz", ".npy"):
                 raise UsageError(

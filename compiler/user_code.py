@@ -25,6 +25,7 @@ _BINDS_MORE = {"*", "__dict__", "__getattr__", "exec", "globals", "locals", "mod
 """What gives a module names that its text does not show."""
 
 _PLANC = __name__.partition(".")[0]
+_ROOT = Path(__file__).parents[1]
 
 
 def find(text: str, root: Path = Path()) -> Callable[..., Any]:
@@ -39,7 +40,7 @@ def find(text: str, root: Path = Path()) -> Callable[..., Any]:
     place, _, name = text.rpartition(":")
     if place.endswith(".py"):
         path = Path(place).resolve()
-        sys.path.insert(0, str(path.parent))
+        sys.path[:0] = dict.fromkeys(map(str, (path.parent, _above_packages(path), root.resolve())))
         own = path.stem if path.stem not in sys.modules else f"{path.stem}_user"  # a file may be called json.py
         spec = importlib.util.spec_from_file_location(own, path)
         assert spec and spec.loader
@@ -54,6 +55,14 @@ def find(text: str, root: Path = Path()) -> Callable[..., Any]:
         raise UsageError(f"{place} has no {name!r}", hint=did_you_mean(name, public))
     found: Callable[..., Any] = getattr(module, name)
     return found
+
+
+def _above_packages(path: Path) -> Path:
+    """The folder that the packages around a file are imported from."""
+    folder = path.parent
+    while (folder / "__init__.py").exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def require(option: str, text: str) -> None:
@@ -122,15 +131,20 @@ def guard(text: str, doing: str, action: Callable[[], T]) -> T:
     except (Exception, SystemExit) as error:
         detail = traceback.format_exc()
         log.debug("%s", detail)
+        hint = "Mend it; --debug shows its traceback"
+        if isinstance(error, ImportError) and "relative import" in words_of(error):
+            place, _, name = text.rpartition(":")
+            path = Path(place).resolve()
+            module = ".".join(path.with_suffix("").relative_to(_above_packages(path)).parts)
+            hint = f"A module of a package is given as {module}:{name}"
         raise UsageError(
-            f"{doing} {text} raised {type(error).__name__}: {words_of(error)}{where(error)}",
-            hint="Mend it; --debug shows its traceback",
+            f"{doing} {text} raised {type(error).__name__}: {words_of(error)}{where(error)}", hint=hint
         ) from error
 
 
 def where(error: BaseException) -> str:
     """Returns " at FILE:LINE" of the deepest frame outside the installed packages."""
-    own = (*_places(), str(Path(__file__).parent))
+    own = (*_places(), *(str(_ROOT / name) for name in ("calibration", "compiler")))
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", *own))
     ]

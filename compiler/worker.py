@@ -34,6 +34,7 @@ Emit = Callable[[str, Any], None]
 user code that failed has read. The parent hears ("tick", None) now and then: what it raises there cancels the child.
 """
 
+_LONGER = {"calibrate": "Data that never end need --samples N, others --time-limit SECONDS"}
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.2  # between looks at the processes that a child started
 _GRACE_SECONDS = 3.0  # for a child that closed its pipe to die
@@ -167,7 +168,7 @@ class _Watch:
         if now > self.deadline or now > self.stage_start + self.stage_limit:
             raise errors.WorkerDied(
                 f"stage {self.stage} did not finish within {min(self.limits.seconds, self.stage_limit):g} s",
-                hint="Raise the limit with --time-limit SECONDS",
+                hint=_LONGER.get(self.stage, "Raise the limit with --time-limit SECONDS"),
             )
 
 

@@ -222,6 +222,13 @@ def test_a_broken_pipe_is_no_error(unbuffered: str, workshop: Path, tmp_path: Pa
     assert closed.stderr == ""
 
 
+def test_work_goes_on_where_nobody_reads_of_it(workshop: Path, tmp_path: Path) -> None:
+    for words, code in (("--dim batch=2", 0), ("", 2)):
+        script = f'"$1" compile {workshop / "conv.onnx"} {words} -t null -o art{code} 2>&1 | head -c 1'
+        assert _shell(f'{script}; echo " ${{PIPESTATUS[0]}}"', tmp_path).stdout.split()[-1] == str(code)
+        assert (tmp_path / f"art{code}" / "manifest.json").exists() == (code == 0)
+
+
 def test_closed_streams_are_no_error(workshop: Path, tmp_path: Path) -> None:
     model = workshop / "conv.onnx"
     script = (

@@ -1,5 +1,6 @@
 """The user's Python code: importing it, calling it, loading weights into its module, and what it depends on."""
 
+import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def _make_module(source: Source) -> tuple[torch.nn.Module, dict[str, torch.Tenso
     if source.text.endswith((".pt", ".pth")):
         made = guard(source.text, "reading", lambda: torch.load(source.text, weights_only=False, map_location="cpu"))
     else:
-        made = guard(source.text, "calling", user_code.find(source.text, source.root))
+        found = user_code.find(source.text, source.root)
+        made = found if isinstance(found, torch.nn.Module) else guard(source.text, "calling", found)
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
@@ -104,7 +106,8 @@ def takes_names(module: torch.nn.Module, specs: Sequence[TensorSpec]) -> bool:
     known = [spec.name for spec in specs if spec.name in parameters]
     if known and len(known) < len(specs):
         wrong = next(spec.name for spec in specs if spec.name not in parameters)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        if not takes_any or difflib.get_close_matches(wrong, parameters.keys() - set(known)):
             raise UsageError(f"--input {wrong}: forward has no such parameter", hint=did_you_mean(wrong, parameters))
     return bool(known)
 
@@ -139,9 +142,19 @@ def _load_weights(source: Source, module: torch.nn.Module) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(
-            f"--weights {path} does not fit the module: {error}", hint="Give the state dict of this module"
-        ) from error
+        raise UsageError(f"--weights {path} does not fit the module: {error}", hint=_better(state, module)) from error
+
+
+def _better(state: Mapping[str, Any], module: torch.nn.Module) -> str:
+    """What to save where a file is no state dict of the module: it may hold one."""
+    wanted = set(module.state_dict())
+    for name, inner in state.items():
+        if isinstance(inner, Mapping) and wanted & set(inner):
+            return f"Its {name!r} seems to be the state dict: save that by itself"
+    for prefix in {name.partition(".")[0] for name in state}:
+        if wanted & {str(name).removeprefix(f"{prefix}.") for name in state}:
+            return f"Its keys begin with '{prefix}.': save the module inside, such as net.{prefix}.state_dict()"
+    return "Give the state dict of this module"
 
 
 def source_files(before: set[str], source: Source) -> list[Path]:

@@ -64,7 +64,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
 
     emit("stage", "reference")
     start = time.perf_counter()
-    goldens = _reference(source, exported, specs, dims, emit=emit)
+    goldens = _reference(source, exported, specs, dims)
     seconds["reference"] = time.perf_counter() - start
     for value, known in zip(model.graph.outputs, inferred.graph.output, strict=True):
         value.shape = ir.serde.deserialize_type_proto_for_shape(known.type) or value.shape
@@ -333,9 +333,7 @@ def _needs(proto: "onnx.ModelProto", path: Path, weights: int, dims: Sequence[Di
     return 4 * total + _LIBRARIES
 
 
-def _reference(
-    source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim], *, emit: Emit
-) -> list[Golden]:
+def _reference(source: Source, path: Path, specs: Sequence[TensorSpec], dims: Sequence[Dim]) -> list[Golden]:
     from ..artifact import read_inputs
     from ..reference import runner
 
@@ -355,4 +353,4 @@ def _reference(
             raise BuildFailed(f"ONNX Runtime cannot run {source.text} at {point.label}: {error}") from error
 
     proven = shapes.points(dims)[: 1 if source.brief else None]
-    return golden.at_points(proven, specs, real, run_at, data=source.data, emit=emit)
+    return golden.at_points(proven, specs, real, run_at)

@@ -18,10 +18,10 @@ import torch
 from ...passes import ORIGIN, StripMetadata, all_nodes
 from .. import golden, host, shapes, storage
 from ..artifact import read_inputs
-from ..errors import BuildFailed, root_cause
+from ..errors import BuildFailed, UsageError, root_cause
 from ..golden import Golden
 from ..recipe import Source
-from ..shapes import Point, TensorSpec
+from ..shapes import Dim, Point, TensorSpec
 from ..user_code import guard, where
 from ..worker import Emit
 from . import Exported
@@ -53,7 +53,7 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
 
     emit("stage", "reference")
     start = time.perf_counter()
-    goldens = _reference(source, loaded, emit=emit)
+    goldens = _reference(source, loaded)
     seconds["reference"] = time.perf_counter() - start
 
     emit("stage", "export")
@@ -78,14 +78,21 @@ def export(source: Source, folder: Path, *, emit: Emit) -> Exported:
     )
 
 
-def _reference(source: Source, loaded: Loaded, *, emit: Emit) -> list[Golden]:
+def _reference(source: Source, loaded: Loaded) -> list[Golden]:
     """Runs the module at each point; real inputs take the place of random ones where they fit."""
 
     def run(arrays: Mapping[str, np.ndarray], _point: Point) -> dict[str, np.ndarray]:
         return guard(source.text, "running the forward of", partial(_forward, loaded, arrays))
 
     real = _real_inputs(source, loaded)
-    return golden.at_points(shapes.points(loaded.dims), loaded.specs, real, run, data=source.data, emit=emit)
+    made = golden.at_points(shapes.points(loaded.dims), loaded.specs, real, run)
+    again = run(made[0].inputs, shapes.points(loaded.dims)[0])
+    if not all(np.allclose(again[name], array, 1e-3, 1e-5, equal_nan=True) for name, array in made[0].outputs.items()):
+        raise UsageError(
+            f"{source.text} gives other outputs at each call: its forward draws random numbers, or keeps a state",
+            hint="Take them as inputs",
+        )
+    return made
 
 
 def _real_inputs(source: Source, loaded: Loaded) -> dict[str, np.ndarray] | None:
@@ -126,16 +133,29 @@ def _to_onnx(source: Source, loaded: Loaded, outputs: Sequence[str]) -> ir.Model
         )
     except Exception as error:
         cause = _finding(error)
-        fixed = "Give that dimension one size, such as --dim seq=128" if "specialized" in cause else ""
-        raise BuildFailed(f"torch cannot export {source.text}: {cause}{where(error)}", hint=fixed) from error
+        raise BuildFailed(
+            f"torch cannot export {source.text}: {cause}{where(error)}", hint=_way_out(cause, loaded.dims)
+        ) from error
     assert program is not None
     model: ir.Model = program.model
     if len(model.graph.outputs) != len(outputs):
         raise BuildFailed(
-            f"torch exported {len(model.graph.outputs)} outputs of {source.text}, its forward gives {len(outputs)}"
+            f"torch exported {len(model.graph.outputs)} outputs of {source.text}, its forward gives {len(outputs)}",
+            hint="Wrap the module so that it returns tensors only",
         )
     _name_dims(model, loaded.specs)
     return model
+
+
+def _way_out(cause: str, dims: Sequence[Dim]) -> str:
+    """What to do where torch cannot export a module."""
+    if "specialized" in cause:
+        named = next((dim for dim in dims if dim.name in cause), None)
+        if named is not None:
+            return f"Give that dimension one size: --dim {named.name}={named.opt}"
+    if any(word in cause for word in ("data-dependent", "DataDependent", "specialized")):
+        return "Python code depends on the values of a tensor there: torch.where or torch.cond are exported"
+    return ""
 
 
 def _to_program(loaded: Loaded) -> torch.export.ExportedProgram:

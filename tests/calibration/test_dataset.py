@@ -248,6 +248,17 @@ def test_random_feeds_are_the_same_each_time() -> None:
     assert np.abs(first[0]["half"]).max() <= 1
 
 
+def test_a_random_mask_hides_no_row() -> None:
+    (feed,) = random([TensorSpec("mask", "int64", ("batch", "seq"))], [{"batch": 200, "seq": 3}], 1)
+    assert feed["mask"].any(1).all() and not feed["mask"].all()
+
+
+def test_tensors_that_have_a_gradient_are_taken() -> None:
+    torch = pytest.importorskip("torch")
+    (feed,) = feeds([{"x": torch.ones(1, 3, 4, requires_grad=True)}], [X])
+    assert feed["x"].sum() == 12
+
+
 def test_any_spec_will_do() -> None:
     @dataclass(frozen=True)
     class Spec:

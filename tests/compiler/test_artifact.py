@@ -88,6 +88,12 @@ def test_arrays_that_do_not_fit(ort_artifact: Path, arrays: dict[str, np.ndarray
     assert hint in caught.value.hint
 
 
+def test_inputs_have_names(ort_artifact: Path, image: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="inputs are given by name") as caught:
+        planc.load(ort_artifact)(image)
+    assert caught.value.hint == "Write session(x=array)"
+
+
 def test_a_dimension_has_one_size_in_all_inputs() -> None:
     from planc.compiler.shapes import parse_input
 

@@ -170,6 +170,13 @@ def test_data_that_does_not_fit_is_one_line(arrays: Any, words: str, graph: Path
     assert "\n" not in caught.value.what
 
 
+def test_what_a_function_is_to_yield_is_told(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("def rows():\n    yield {'image': [1]}\n")
+    with pytest.raises(UsageError, match="input 'x' is missing") as caught:
+        _measure(graph, data=f"{tmp_path / 'data.py'}:rows")
+    assert caught.value.hint == 'Let it yield {"x": float32 array}'
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

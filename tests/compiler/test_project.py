@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "project"
     (made / "data").mkdir(parents=True)
     for name in ("net.py", "data.py", "metric.py", "net.onnx", "net.safetensors", "ranges.json", "x.npz", "data/0.npz"):
-        (made / name).write_text("# here\n")
+        (made / name).write_text("# here\ncalibration = labelled = loss = max\n")
     (made / "keep.txt").write_text("head  # costs most\n")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -407,12 +407,17 @@ def test_select_nothing(
 
 
 def test_init_writes_what_loads(folder: Path) -> None:
-    (folder / "inputs.npz").write_text("# here\n")
+    for name in ("inputs.npz", "net.safetensors"):
+        (folder / name).write_text("# here\n")
     made, beside = project.init(folder)
     text = made.read_text()
     assert text.startswith("#:schema ./planc.schema.json\n")
     assert json.loads(beside.read_text()) == json.loads(schema.PLANC.read_text())
     assert _ids(project.load(made).jobs) == ["net-onnxruntime-cpu-fp32"]
+    for part in json.loads(schema.PLANC.read_text())["$defs"].values():
+        assert [key for key in part.get("properties", ()) if not re.search(rf"(^#?|[{{,] ){key} = ", text, re.M)] == []
+    other = "allow_random_calibration|arch|dynamic|ranges|trust_pickle|weights"  # beside calibration, edge and .onnx
+    text = re.sub(rf"^#({other}) = .*\n", "", text, flags=re.M)
     made.write_text(re.sub(r"^#(?=[\w\[])", "", text, flags=re.M))
     full = project.load(made)
     assert _ids(full.jobs) == ["net-onnxruntime-cpu-fp32", "net-edge-int8"]

@@ -201,6 +201,7 @@ def test_what_quantization_reads_is_known(tmp_path: Path) -> None:
         ({"max_drop": ["top2=1"]}, "top2"),
         ({"data": "missing.npz"}, "missing.npz"),
         ({"data": "words.txt"}, "words.txt: not data"),
+        ({"data": "data.calib:batches"}, "data.calib:batches: data are given as a file"),
     ],
 )
 def test_quantization_refuses(

@@ -63,8 +63,8 @@ def vanish(*, emit):
     os._exit(7)
 
 
-def sleep(*, emit):
-    emit("stage", "dream")
+def sleep(stage="dream", *, emit):
+    emit("stage", stage)
     time.sleep(60)
 
 
@@ -217,6 +217,8 @@ def test_time_limit(jobs: ModuleType) -> None:
     failure = _failure(jobs.sleep, seconds=1)
     assert time.monotonic() - start < 10
     assert failure.what == "stage dream did not finish within 1 s"
+    assert failure.hint == "Raise the limit with --time-limit SECONDS"
+    assert "--samples N" in _failure(jobs.sleep, "calibrate", seconds=1).hint
     assert "--time-limit" in failure.hint
 
 

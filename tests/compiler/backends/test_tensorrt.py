@@ -239,7 +239,7 @@ g (float[2,8] x) => (float[2,8] y) { a = Relu(x)  y = mine.Foo(a) }"""
     def test_the_module_of_a_refused_node_is_told(self, planc: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "net.py").write_text(
             "import torch\n\n\nclass Draw(torch.nn.Module):\n    def forward(self, x):\n"
-            "        return torch.bernoulli(x)\n\n\ndef net():\n"
+            "        return torch.bernoulli((x > 0.5).float())\n\n\ndef net():\n"
             "    return torch.nn.Sequential(torch.nn.Sigmoid(), torch.nn.Sequential(Draw()))\n"
         )
         words = ("compile", "net.py:net", "--input", "x=float32[2,4]", "-t", "tensorrt-rtx:sm86", "-o", "out")
@@ -334,7 +334,7 @@ g (float[2,8] x) => (float[2,8] y) { a = MatMul(x, w)  b = HardSwish(a)  y = Mat
             (("-t", "l4", "-O", "refit=true"), 3, "needs a GPU for -O refit=true"),
             (("-t", "l4", "-O", "version_compatible=true"), 3, "does nothing in TensorRT-RTX"),
             (("-t", "l4", "-O", "timing_cache=t.bin"), 3, "does nothing in TensorRT-RTX"),
-            (("-t", "tensorrt-rtx:sm99"), 2, "Did you mean 'sm90'"),
+            (("-t", "tensorrt-rtx:sm99"), 2, "Known: sm75, sm80"),
             (("-t", "tensorrt-rtx:"), 2, "unknown compute capability"),
             (("-t", "l4:sm86"), 2, "takes no 'sm86'"),
             (("-t", "onnxruntime-cpu:sm86"), 2, "takes no 'sm86'"),

@@ -70,6 +70,26 @@ class Broken(torch.nn.Module):
         raise RuntimeError("no luck today")
 
 
+class Loop(torch.nn.Module):
+    def forward(self, x):
+        for _ in range(x.shape[0]):
+            x = x + 1
+        return x
+
+
+class Count(torch.nn.Module):
+    def forward(self, x):
+        return x + 1, x.shape[0]
+
+
+class Open(torch.nn.Module):
+    def forward(self, left, right, **more):
+        return left - 2 * right
+
+
+made = Scale()
+
+
 def with_tuple():
     return Two(), (torch.full((2, 4), 3.0), torch.full((2, 4), 1.0))
 
@@ -99,6 +119,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (path / "pack").mkdir()
     (path / "pack" / "__init__.py").write_text("")
     (path / "pack" / "mod.py").write_text(MODELS)
+    (path / "pack" / "inner.py").write_text("from .mod import Scale as net\n")
+    (path / "pack" / "outer.py").write_text("from pack.mod import Scale as net\n")
     sys.path.insert(0, str(path))
     yield path
     sys.path.remove(str(path))
@@ -321,6 +343,17 @@ def test_weights_that_do_not_fit(export: Callable[..., Exported], folder: Path) 
     torch.save({"other": torch.ones(1)}, folder / "other.pt")
     with pytest.raises(UsageError, match=r"does not fit the module.*lin\.weight"):
         export("zoo.py:Scale", "x=float32[2,4]", weights=folder / "other.pt")
+    state = torch.nn.Linear(4, 3).state_dict()
+    inner = {f"lin.{name}": tensor for name, tensor in state.items()}
+    for saved, hint in (
+        ({"epoch": 5, "model": inner}, "Its 'model' seems to be the state dict"),
+        ({f"module.{name}": tensor for name, tensor in inner.items()}, "Its keys begin with 'module.'"),
+        ({"other": torch.ones(1)}, "Give the state dict of this module"),
+    ):
+        torch.save(saved, folder / "wrapped.pt")
+        with pytest.raises(UsageError, match="does not fit") as caught:
+            export("zoo.py:Scale", "x=float32[2,4]", weights=folder / "wrapped.pt")
+        assert hint in caught.value.hint
     torch.save([1, 2], folder / "list.pt")
     with pytest.raises(UsageError, match="holds list, not a state dict"):
         export("zoo.py:Scale", "x=float32[2,4]", weights=folder / "list.pt")
@@ -340,6 +373,9 @@ def test_weights_that_do_not_fit(export: Callable[..., Exported], folder: Path) 
         ("zoo.py:Broken", ["x=float32[2,5]"], "RuntimeError: no luck today at zoo.py:"),
         ("zoo.py:Two", ["left=float32[2]", "rihgt=float32[2]"], "Did you mean 'right'?"),
         ("no.such.package:net", [], "raised ModuleNotFoundError"),
+        ("zoo.py:Open", ["left=float32[2]", "rihgt=float32[2]"], "Did you mean 'right'?"),
+        ("zoo.py:Random", ["x=float32[2,4]"], "gives other outputs at each call: its forward draws random numbers"),
+        ("pack/inner.py:net", [], "A module of a package is given as pack.inner:net"),
     ],
 )
 def test_user_errors_are_one_line(export: Callable[..., Exported], model: str, inputs: list[str], said: str) -> None:
@@ -348,9 +384,32 @@ def test_user_errors_are_one_line(export: Callable[..., Exported], model: str, i
     assert said in str(caught.value)
 
 
-def test_what_torch_cannot_export_is_a_build_failure(export: Callable[..., Exported]) -> None:
-    with pytest.raises(BuildFailed, match=r"torch cannot export zoo\.py:Branch"):
-        export("zoo.py:Branch", "x=float32[2,4]")
+@pytest.mark.parametrize(
+    ("model", "said", "hint"),
+    [
+        ("Branch", r"torch cannot export zoo\.py:Branch", "depends on the values of a tensor there: torch.where"),
+        ("Loop", "specialized", "Give that dimension one size: --dim rows=2"),
+        ("Count", "torch exported 2 outputs of zoo.py:Count, its forward gives 1", "returns tensors only"),
+    ],
+)
+def test_what_torch_cannot_export_is_a_build_failure(
+    model: str, said: str, hint: str, export: Callable[..., Exported]
+) -> None:
+    with pytest.raises(BuildFailed, match=said) as caught:
+        export(f"zoo.py:{model}", "x=float32[rows,4]", dims=("rows=1..4@2",))
+    assert hint in caught.value.hint
+
+
+def test_a_name_may_be_a_module(export: Callable[..., Exported], infer: Callable[..., list[Any]]) -> None:
+    _check(export("zoo.py:made", "x=float32[2,4]"), infer)
+
+
+def test_a_file_of_a_package_imports_from_where_the_package_is(
+    export: Callable[..., Exported], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(folder)])
+    monkeypatch.chdir("/")
+    assert export(f"{folder}/pack/outer.py:net", "x=float32[2,4]").outputs
 
 
 def test_real_inputs_become_golden_data(export: Callable[..., Exported], folder: Path) -> None:
