@@ -288,7 +288,13 @@ def _require_bounds(
     if job.objective and bounds and built.job.precision is not Precision.FP32 and not keys.is_lowered(built.job):
         label, manifest = choose.label(built.job), manifests.of(built.job, built.done)
         place = _assemble(built, folder / "judge" / label.replace(" ", "-"), store, manifest)
-        choose.require_bounds(place, bounds, label, store=store, limits=limits, on_event=on_event)
+        if any(".py:" in text for text in bounds):
+            graph = folder / "judge" / f"{label.replace(' ', '-')}-graph"
+            for stage in ("export", "optimize"):  # its weights lie beside the export
+                store.restore(built.done[stage], lambda name: graph / name)
+            choose.require_own(place, graph / keys.OPTIMIZED, job, label, store=store, limits=limits, on_event=on_event)
+        else:
+            choose.require_bounds(place, bounds, label, store=store, limits=limits, on_event=on_event)
 
 
 def _failed(failure: tuple[str, PlancError]) -> dict[str, Any]:

@@ -205,6 +205,44 @@ def test_what_misses_the_bound_is_not_chosen(site: Path, tmp_path: Path) -> None
     assert result.label == next(name for name, row in rows.items() if row["status"] == "kept")
 
 
+METRIC = """
+import hashlib, pathlib
+import helper
+
+def exact(outputs, labels):
+    digest = hashlib.sha256(b"".join(one.tobytes() for one in outputs)).hexdigest()
+    first = pathlib.Path(__file__).with_name("first")
+    if not first.exists():
+        first.write_text(digest)  # the reference comes first
+    return helper.SCALE * (digest == first.read_text())
+"""
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(2, "openvino-cpu fp16"), (0.5, "openvino-cpu fp32")])
+def test_a_metric_of_the_users_judges_weights_in_fp16_too(limit: float, kept: str, site: Path, tmp_path: Path) -> None:
+    """Their graph is not planc's to lower, so that no guard has judged it."""
+    (tmp_path / "helper.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "metric.py").write_text(METRIC)
+    job = _job(site, target="openvino-cpu", max_drop=[f"{tmp_path / 'metric.py'}:exact={limit}"], objective="size")
+    no_int8 = recipe.Quantization(guard=replace(job.quantization.guard, data=job.quantization.calibration.data))
+    job, stages = replace(job, quantization=replace(no_int8, files=job.quantization.files)), list[str]()
+
+    def judged() -> int:
+        stages.clear()
+        tell = lambda kind, value: stages.append(value) if kind == "stage" else None  # noqa: E731
+        store = Store(tmp_path / "cache")
+        pipeline.run(job, tmp_path / "out", limits=LIMITS, store=store, overwrite=True, on_event=tell)
+        return stages.count("judge")
+
+    halves = 1 + host.has_bf16()
+    assert [judged(), judged()] == [halves, 0], "what was judged is kept"
+    rows = {row["name"]: row for row in json.loads((tmp_path / "out" / "report.json").read_text())["candidates"]}
+    assert rows[kept]["status"] == "kept"
+    assert (rows["openvino-cpu fp16"]["status"] == "inaccurate") == (kept == "openvino-cpu fp32")
+    (tmp_path / "helper.py").write_text("SCALE = 0.5\n")
+    assert judged() == halves, "the metric is another one"
+
+
 def test_what_makes_no_sense_is_refused(site: Path) -> None:
     source = recipe.source(str(site / "net.onnx"), dims=["n=1..64@32"])
     with pytest.raises(UsageError, match="--optimize latency goes with -p auto, not with fp32"):
