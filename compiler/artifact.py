@@ -120,6 +120,11 @@ def read(path: str | Path) -> Artifact:
         raise UsageError(
             f"no such artifact: {folder}", hint="planc compile MODEL -t TARGET -p PRECISION -o DIR makes one"
         )
+    if folder.suffix == ".onnx" and folder.is_file():
+        raise UsageError(
+            f"{folder} is a model, not an artifact",
+            hint=f"planc compile {folder} -t TARGET -o DIR makes one; planc inspect and bench take the model",
+        )
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:

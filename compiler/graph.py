@@ -64,8 +64,7 @@ def nodes(path: Path) -> list[dict[str, Any]]:
         if node.op_type == "Constant" and node.domain == "":
             continue
         places.update((value, len(rows)) for value in node.outputs)
-        dtype = ir.DataType(known[node.outputs[0].name or ""]).name.lower() if node.outputs else "undefined"
-        dtype = {"float": "float32", "undefined": "unknown"}.get(dtype, dtype)
+        dtype = _dtype_name(known[node.outputs[0].name or ""] if node.outputs else 0)
         shape = node.outputs[0].shape if node.outputs else None
         rows.append({
             "op": f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
@@ -161,5 +160,12 @@ def _inferred_dtype(node: "onnx.NodeProto", index: int, known: Mapping[str, int]
 
 
 def _signature(value: ir.Value) -> str:
-    sizes = "..." if value.shape is None else ",".join(str(getattr(size, "value", size)) for size in value.shape)
-    return f"{value.name}={value.dtype.name.lower() if value.dtype else 'unknown'}[{sizes}]"
+    known = (getattr(size, "value", size) for size in value.shape or ())
+    sizes = "..." if value.shape is None else ",".join("?" if size is None else str(size) for size in known)
+    return f"{value.name}={_dtype_name(value.dtype or 0)}[{sizes}]"
+
+
+def _dtype_name(number: int) -> str:
+    """Name of a dtype of ONNX as `--input` takes it."""
+    name = ir.DataType(number).name.lower()
+    return {"double": "float64", "float": "float32", "undefined": "unknown"}.get(name, name)

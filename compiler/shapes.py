@@ -107,7 +107,9 @@ def parse_input(text: str) -> TensorSpec:
         )
     dtype = match["dtype"]
     if dtype not in DTYPES:
-        raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}", hint=did_you_mean(dtype, DTYPES))
+        near = {"double": "float64", "float": "float32", "half": "float16", "int": "int64", "long": "int64"}.get(dtype)
+        hint = f"Did you mean {near!r}?" if near else did_you_mean(dtype, DTYPES)
+        raise UsageError(f"--input {text!r}: unknown dtype {dtype!r}", hint=hint)
     dims = [size.strip() for size in match["dims"].split(",")] if match["dims"].strip() else []
     low, high = _bounds(text, dtype, match["low"], match["high"])
     return TensorSpec(match["name"].strip(), dtype, tuple(_size(text, size) for size in dims), low, high)

@@ -123,6 +123,11 @@ def test_damage_of_one_bit_is_found(copied: Path) -> None:
     assert artifact.read(copied).damage() == ["golden.npz is not the file that was built"]
 
 
+def test_a_model_is_no_artifact(workshop: Path) -> None:
+    with pytest.raises(UsageError, match=r"conv\.onnx is a model, not an artifact"):
+        planc.load(workshop / "conv.onnx")
+
+
 def test_no_artifact(tmp_path: Path, copied: Path) -> None:
     with pytest.raises(UsageError, match="no such artifact"):
         planc.load(tmp_path / "gone")

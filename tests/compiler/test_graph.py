@@ -14,7 +14,7 @@ from planc.compiler.errors import UsageError
 def test_describe(workshop: Path) -> None:
     facts = graph.describe(workshop / "conv.onnx")
     assert facts["inputs"] == ["x=float32[batch,3,8,8]"]
-    assert facts["outputs"] == ["y=float[batch,5]"]
+    assert facts["outputs"] == ["y=float32[batch,5]"]
     assert facts["opset"] == {"": 18}
     assert facts["nodes"] == 6
     assert list(facts["operators"].values()) == [1] * 6

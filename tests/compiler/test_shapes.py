@@ -149,3 +149,10 @@ def test_check_dims_refuses(inputs: list[str], dims: list[str], what: str, hint:
         check_dims([parse_input(text) for text in inputs], [parse_dim(text) for text in dims])
     assert what in caught.value.what
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("given", "meant"), [("float", "float32"), ("double", "float64"), ("int", "int64")])
+def test_names_of_other_languages_are_told(given: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_input(f"x={given}[2]")
+    assert caught.value.hint == f"Did you mean {meant!r}?"
