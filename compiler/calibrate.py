@@ -230,9 +230,9 @@ def require_finite(graph: Path, made: "RangeTable") -> None:
 
 def graph_digest(graph: Path) -> str:
     """Returns the SHA-256 of an ONNX file and the content of its weights, wherever they lie."""
-    from . import storage
+    from . import protos, storage
 
-    proto, _ = storage.load_light(graph)
+    proto, _ = protos.load_light(graph)
     for tensor in proto.graph.initializer:
         tensor.ClearField("external_data")
         tensor.ClearField("raw_data")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from ..passes import all_nodes, all_tensors
-from . import protos, storage
+from . import protos
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
         "operators": operators(model),
         "parameters": sum(tensor.size for tensor in tensors),
         "weights_bytes": sum(tensor.nbytes for tensor in tensors),
-        "precision": precision_counts(storage.load_light(path)[0]),
+        "precision": precision_counts(protos.load_light(path)[0]),
     }
 
 

@@ -81,12 +81,12 @@ def require(file: Path, entries: Sequence[Entry], digest: Digest) -> None:
 
 def external_files(model: Path, *, emit: Emit) -> list[str]:
     """Names of the files that an ONNX file keeps weights in, relative to its folder (in a worker)."""
-    from . import protos, storage
+    from . import protos
     from .frontends import onnx
 
     emit("stage", "lock")
     onnx.read(model)
-    facts = [one for tensor in protos.tensors(storage.load_light(model)[0]) for one in tensor.external_data]
+    facts = [one for tensor in protos.tensors(protos.load_light(model)[0]) for one in tensor.external_data]
     return sorted({one.value for one in facts if one.key == "location"})
 
 

@@ -280,10 +280,10 @@ def _external(file: Path) -> Iterator[Path]:
     """Yields the files that hold weights of an ONNX file; one that is damaged tells so where it is read."""
     import onnx
 
-    from . import protos, storage
+    from . import protos
 
     try:
-        proto, _ = storage.load_light(file)
+        proto, _ = protos.load_light(file)
     except Exception:
         return
     for tensor in protos.tensors(proto):

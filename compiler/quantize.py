@@ -132,9 +132,9 @@ def lowering(job: Job, dims: Sequence[Dim]) -> Lowering:
 
 def has_own(graph: Path) -> bool:
     """Whether an ONNX file has Q/DQ of its own, as quantization-aware training leaves them."""
-    from . import protos, storage
+    from . import protos
 
-    return any(node.op_type == "DequantizeLinear" for node in protos.nodes(storage.load_light(graph)[0]))
+    return any(node.op_type == "DequantizeLinear" for node in protos.nodes(protos.load_light(graph)[0]))
 
 
 def lower(graph: Path, out: Path, how: Lowering, table: "RangeTable | None") -> Lowered:

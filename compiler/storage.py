@@ -4,7 +4,6 @@ A weight is a span of bytes in some file until a pass asks for its values.
 """
 
 import errno
-import mmap
 import os
 import sys
 import zlib
@@ -53,27 +52,6 @@ class FileTensor(ir.ExternalTensor):
         return self.numpy().__array__(dtype)
 
 
-def load_light(path: Path) -> "tuple[onnx.ModelProto, dict[str, Span]]":
-    """Reads an ONNX file without its large weights.
-
-    Returns:
-        The model, where those weights have their dtype and dims but no bytes, and where in the file the bytes lie,
-        by the name of the initializer.
-
-    Raises:
-        google.protobuf.message.DecodeError: the file is no protobuf message, or is cut short.
-        OSError: it cannot be read.
-    """
-    import onnx
-
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            light, spans = wire.without_weights(data)
-        except (ValueError, IndexError):  # unusual, or damaged: the library says which
-            light, spans = data[:], {}
-    return onnx.ModelProto.FromString(light), spans
-
-
 def load(path: Path, *, shapes: bool = True) -> ir.Model:
     """Reads an ONNX file that planc wrote; weights stay on disk.
 
@@ -81,14 +59,14 @@ def load(path: Path, *, shapes: bool = True) -> ir.Model:
         path: the file.
         shapes: whether the shapes that it states for inner values are kept.
     """
-    proto, spans = load_light(path)
+    proto, spans = protos.load_light(path)
     if not shapes:
         drop_shapes(proto)
     return attach(ir.from_proto(proto), path, spans)
 
 
 def attach(model: ir.Model, path: Path, spans: dict[str, Span]) -> ir.Model:
-    """Gives the initializers of a graph read by `load_light` their bytes, which are read when they are used."""
+    """Gives the initializers of a graph read by `protos.load_light` their bytes, which are read when they are used."""
     for stored in all_tensors(model):  # those in functions, too, which the library's set_base_dir leaves out
         if isinstance(stored, ir.ExternalTensor):
             stored.base_dir = str(path.parent)
@@ -129,7 +107,7 @@ def load_pointing(path: Path) -> bytes:
     """Returns an ONNX file, serialized, whose large weights are external data at their places in that file."""
     import onnx
 
-    proto, spans = load_light(path)
+    proto, spans = protos.load_light(path)
     for tensor in proto.graph.initializer:
         if (span := spans.get(tensor.name)) is not None:
             tensor.ClearField("raw_data")

@@ -40,12 +40,12 @@ def fingerprint() -> dict[str, str]:
 
 def build(request: Request) -> Built:
     """Copies the graph into the folder as `model.onnx`."""
-    from .. import storage
+    from .. import protos, storage
     from ..graph import precision_counts
 
     payload = request.folder / "model.onnx"
     storage.save(storage.load(request.model), payload)
-    return Built(session={}, effective_precision=precision_counts(storage.load_light(payload)[0]))
+    return Built(session={}, effective_precision=precision_counts(protos.load_light(payload)[0]))
 
 
 def load(folder: Path, _session: Mapping[str, Any]) -> Runner:

@@ -68,7 +68,7 @@ def build(request: Request) -> Built:
     Raises:
         BuildFailed: ONNX Runtime refuses the graph.
     """
-    from .. import protos, storage
+    from .. import protos
     from ..graph import precision_counts
 
     folder, precision, options = request.folder, request.precision, request.options
@@ -85,7 +85,7 @@ def build(request: Request) -> Built:
         ort.InferenceSession(str(request.model), settings, providers=[CPU], disabled_optimizers=left_out)
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime refuses the graph: {error}") from error
-    graph, _ = storage.load_light(folder / PAYLOAD)
+    graph, _ = protos.load_light(folder / PAYLOAD)
     effective = precision_counts(graph)
     if low := {"float16", "bfloat16"} & set(effective["nodes"]):
         raise BuildFailed(

@@ -207,7 +207,7 @@ def build(request: Request) -> Built:
     Raises:
         BuildFailed: the provider refuses the graph, or leaves nodes to others.
     """
-    from .. import storage
+    from .. import protos, storage
     from ..graph import precision_counts
 
     options: Options = request.options
@@ -222,7 +222,7 @@ def build(request: Request) -> Built:
         "allow_fallback": options.allow_fallback,
     }
     payload = request.folder / PAYLOAD
-    effective = precision_counts(storage.load_light(request.model)[0])
+    effective = precision_counts(protos.load_light(request.model)[0])
     if options.ep_context:
         placement = _placement(_compile(request.model, payload, session), provider)
     else:

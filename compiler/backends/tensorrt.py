@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import files, recipe
+from .. import files, protos, recipe
 from ..artifact import LOG, Runner
 from ..errors import BuildFailed, Unavailable, UsageError, did_you_mean, one_line
 from ..shapes import Dim, TensorSpec
@@ -302,9 +302,7 @@ def _digest(request: Request, session: Mapping[str, Any], flavour: Flavour) -> s
     The builder numbers its inner tensors in the order of their addresses, so that two plans of one graph differ in
     names. A worker with fixed addresses gives the same bytes; not every container lets a process fix them.
     """
-    from .. import storage
-
-    weights = sorted(storage.files_of(storage.load(request.model)) - {request.model.resolve()})
+    weights = sorted(protos.data_files(request.model))
     options = asdict(replace(request.options, timing_cache=None))
     facts = [*map(files.digest, (request.model, *weights)), session, options, flavour.module, flavour.version()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -473,17 +471,17 @@ def _borders(flavour: Flavour, network: "_networks.Network", model: Path) -> tup
     Raises:
         BuildFailed: the network has another type there: float64 becomes float32 on the way.
     """
-    from .. import storage
-
-    graph = storage.load(model).graph
+    graph = protos.load_light(model)[0].graph
+    weights = {tensor.name for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in weights]
     definition = network.definition
     pairs = (
-        (graph.inputs, [definition.get_input(number) for number in range(definition.num_inputs)]),
-        (graph.outputs, [definition.get_output(number) for number in range(definition.num_outputs)]),
+        (given, [definition.get_input(number) for number in range(definition.num_inputs)]),
+        (graph.output, [definition.get_output(number) for number in range(definition.num_outputs)]),
     )
     for values, tensors in pairs:
         for value, tensor in zip(values, tensors, strict=True):
-            wanted, found = (value.dtype.name if value.dtype else ""), _networks.dtype_name(tensor)
+            wanted, found = protos.dtype_name(value), _networks.dtype_name(tensor)
             if wanted != found:
                 raise BuildFailed(
                     f"{flavour.name} has {found} where {value.name!r} is {wanted}", hint="Export the model in float32"

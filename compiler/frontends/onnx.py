@@ -95,7 +95,7 @@ def read(path: Path, *, shapes: bool = True) -> ir.Model:
     import onnx
 
     try:
-        proto, spans = storage.load_light(path)
+        proto, spans = protos.load_light(path)
     except Exception as error:
         raise UsageError(f"{path} is not an ONNX file or is cut short: {error}", hint="Export it again") from error
     if not proto.graph.output:

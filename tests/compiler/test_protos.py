@@ -1,8 +1,12 @@
 """Walks over protobuf messages: nothing is left out, and what is defined first comes first."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 from onnx import parser
 
-from planc.compiler import protos
+from planc.compiler import protos, storage
 
 TEXT = """<ir_version: 8, opset_import: ["": 18, "own": 1]>
 g (bool c, float[2] x) => (float[2] y) <float[1] w = {1}> {
@@ -36,3 +40,17 @@ def test_every_body_with_its_node() -> None:
 def test_every_tensor() -> None:
     found = [tuple(tensor.float_data) for tensor in protos.tensors(parser.parse_model(TEXT))]
     assert sorted(found) == [(1.0,), (2.0,), (3.0,)]
+
+
+def test_files_beside_and_dtypes(onnx_file: Callable[..., Path], tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["": 18]> g (float16[n,64] x) => (int64[n] y) { z = MatMul(x, w) y = Shape(z) }'
+    )
+    whole = onnx_file(tmp_path / "g.onnx", text, w=np.ones((64, 64), np.float16))
+    assert protos.data_files(whole) == set()
+    apart = tmp_path / "out" / "apart.onnx"
+    apart.parent.mkdir()
+    storage.save(storage.load(whole), apart)
+    assert protos.data_files(apart) == {apart.with_name("apart.onnx.data")}
+    graph = protos.load_light(whole)[0].graph
+    assert [protos.dtype_name(value) for value in (*graph.input, *graph.output)] == ["FLOAT16", "INT64"]

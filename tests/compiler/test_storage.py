@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from planc.compiler import reference, storage
+from planc.compiler import protos, reference, storage
 from planc.passes.fold_constants import FoldConstants
 
 RNG = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def _arrays(path: Path) -> dict[str, bytes]:
 
 
 def test_reads_all_but_the_large_weights(file: Path) -> None:
-    proto, spans = storage.load_light(file)
+    proto, spans = protos.load_light(file)
     assert set(spans) == {"float", "half", "brain", "long", "bool", "four"}
     assert len(proto.SerializeToString()) < 5000
     data = file.read_bytes()
@@ -162,7 +162,7 @@ def test_two_initializers_of_one_name_are_left_to_the_library(file: Path) -> Non
     proto = _proto()
     proto.graph.initializer.append(proto.graph.initializer[0])
     file.write_bytes(proto.SerializeToString())
-    light, spans = storage.load_light(file)
+    light, spans = protos.load_light(file)
     assert not spans
     assert light == proto
 
@@ -175,9 +175,9 @@ def test_a_file_cut_short_is_never_taken_for_whole(file: Path) -> None:
             whole = onnx.ModelProto.FromString(data[:end])
         except DecodeError:
             with pytest.raises(DecodeError):
-                storage.load_light(file)
+                protos.load_light(file)
         else:
-            assert storage.load_light(file)[0] == whole
+            assert protos.load_light(file)[0] == whole
 
 
 def test_external_data_in_a_function_lies_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
