@@ -25,7 +25,7 @@ ENDS = ("min", "opt", "max")
 STAGE = """
 import pickle, sys
 from planc.compiler import child
-sys.meta_path[:0] = [child._Later()]  # as a worker begins: without sympy
+child.put_off_imports()  # as a worker begins: without sympy
 from planc.compiler.backends import tensorrt
 tensorrt.build(pickle.load(open(sys.argv[1], "rb")))
 """
@@ -59,19 +59,8 @@ def commands(case: Case, folder: Path) -> dict[str, list[str | Path]]:
     model = folder / "model.onnx"
     sizes = [f"--dim={text}" for text in case.dims]
     drawn = [f"--input={text}" for text in case.inputs]
-    compiling = [
-        PLANC,
-        "compile",
-        model,
-        *drawn,
-        *sizes,
-        "-t",
-        TARGET,
-        "-o",
-        folder / "out",
-        "--overwrite",
-        "--no-cache",
-    ]
+    shapes = [*drawn, *sizes, "-t", TARGET]
+    compiling = [PLANC, "compile", model, *shapes, "-o", folder / "out", "--overwrite", "--no-cache"]
     return {
         "polygraphy convert": [
             *ENV, PLANC.with_name("polygraphy"), "convert", model, "-o", folder / "peer.plan",

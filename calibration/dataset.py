@@ -130,9 +130,13 @@ def _draw(rng: "np.random.Generator", spec: InputSpec, sizes: Mapping[str, int])
         return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
     whole = np.int64 if dtype == np.bool_ else dtype
     least, most = (int(low), int(high)) if low is not None and high is not None else (0, 1)
-    array = np.asarray(rng.integers(least, most, shape, dtype=whole, endpoint=True), dtype)
+    return open_rows(np.asarray(rng.integers(least, most, shape, dtype=whole, endpoint=True), dtype), least, most)
+
+
+def open_rows(array: np.ndarray, least: int, most: int) -> np.ndarray:
+    """Lets rows of 0 and 1 begin with 1: as masks they hide no row wholly, where runtimes differ."""
     if (least, most) == (0, 1) and array.ndim:
-        array[..., :1] = 1  # a mask hides no row wholly
+        array[..., :1] = 1
     return array
 
 

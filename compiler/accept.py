@@ -103,7 +103,8 @@ class Trial:
         if other is not None:
             measured.append(Subject("what it replaces" if bounds.max_slowdown else "fp32", "artifact", str(other.path)))
         plan = bench.Plan(tuple(measured), against=measured[1].name if other else "", gates=bounds)
-        if not (timed := bounds != Gates(max_drop=bounds.max_drop)):  # how fast it is does not matter
+        timed = bounds != Gates(max_drop=bounds.max_drop)
+        if not timed:  # how fast it is does not matter
             plan = replace(plan, seconds=_SHORT_SECONDS, processes=1)
         try:
             document = bench.run(plan, limits=self.limits, on_event=on_event)

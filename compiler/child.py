@@ -27,7 +27,7 @@ def main() -> None:
         _fix_addresses()
     _die_with(int(parent))
     faulthandler.enable()
-    sys.meta_path[:0] = [_Later()]
+    put_off_imports()
     _remember_protocols()
     gc.set_threshold(200_000, 20, 50)  # a graph of 50,000 nodes is a million objects that live until the end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file beside the user's model
@@ -53,6 +53,11 @@ def main() -> None:
         _flush()
         emit("done", result)
     os._exit(0)  # the result is out: third-party destructors have nothing to add but crashes
+
+
+def put_off_imports() -> None:
+    """Begins to put off what takes long to import and few models need."""
+    sys.meta_path[:0] = [_Later()]
 
 
 def _die_with(parent: int) -> None:

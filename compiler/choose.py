@@ -207,9 +207,7 @@ def require_own(
     components = {**keys.machine("judged"), "files": files, "bounds": bounds, "named": named}
     entry = store.find(key_of(components), lambda reads: observe.holds(reads, keys.anchor(job), store.digest))
     if entry is None:
-        holds, told, reads = worker.call(
-            _judged, folder, graph, job, store.root, limits=limits, on_event=on_event
-        )  # fmt: skip
+        holds, told, reads = worker.call(_judged, folder, graph, job, store.root, limits=limits, on_event=on_event)
         entry = store.save(Entry("judged", "", components, reads, {}, {"holds": holds, "told": told}), {})
     if not entry.facts["holds"]:
         raise GateFailed(f"{name} misses --max-drop, {entry.facts['told']}")

@@ -86,8 +86,7 @@ def external_files(model: Path, *, emit: Emit) -> list[str]:
 
     emit("stage", "lock")
     onnx.read(model)
-    facts = [one for tensor in protos.tensors(protos.load_light(model)[0]) for one in tensor.external_data]
-    return sorted({one.value for one in facts if one.key == "location"})
+    return sorted(str(path.relative_to(model.parent)) for path in protos.data_files(model))
 
 
 def _drifts(locked: Mapping[str, Any], root: Path, entries: Sequence[Entry], digest: Digest) -> Iterator[str]:

@@ -11,6 +11,7 @@ import importlib.machinery
 import os
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from . import host, readers, user_code
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", f"{sys.prefix}/", f"{sys.base_prefix}/")
 _IMPORTING = "importlib"
 _STARTERS = {"asyncio", "os", "subprocess"}
+_SPAWNING = {"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver"}
 _EVENTS = {"open", "os.listdir", "os.scandir", "sqlite3.connect", "subprocess.Popen"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OWN = [_PACKAGE / name for name in ("cli", "compiler", "passes", "calibration", "__init__.py")]
@@ -71,19 +73,7 @@ def watching(ignored: Collection[Path] = ()) -> Iterator[Seen]:
     Args:
         ignored: folders of planc's own.
     """
-    seen = Seen()
-    read: set[str] = set()
-    written: set[str] = set()
-    listed: set[str] = set()
-    sets = {"read": read, "written": written, "listed": listed, "programs": seen.programs}
-    active, owner = True, os.getpid()
-    others = tempfile.TemporaryFile()  # noqa: SIM115  forked children have it, too, and write what they read
-
-    def note(kind: str, what: str) -> None:
-        if os.getpid() == owner:
-            sets[kind].add(what)
-        else:
-            os.write(others.fileno(), f"{kind} {what}\0".encode(errors="surrogateescape"))
+    seen, notes, active = Seen(), _Notes(), True
 
     def hook(event: str, args: tuple[Any, ...]) -> None:  # hooks stay for the life of the process
         if not active or event not in _EVENTS or not args:
@@ -91,34 +81,55 @@ def watching(ignored: Collection[Path] = ()) -> Iterator[Seen]:
         with suppress(Exception):
             if event == "subprocess.Popen":
                 if _is_of_users_code(sys._getframe(1)):
-                    note("programs", Path(os.fsdecode(args[0])).name)
+                    notes.add("program", Path(os.fsdecode(args[0])).name)
                 return
             place = os.path.abspath(os.fsdecode(args[0] if args[0] is not None else "."))  # noqa: PTH100  links are kept
             if event in ("open", "sqlite3.connect"):
-                note("written" if event == "open" and _is_write(args) else "read", place)
+                notes.add("written" if event == "open" and _is_write(args) else "read", place)
             elif _IMPORTING not in sys._getframe(1).f_code.co_filename:
-                note("listed", place)
+                notes.add("listed", place)
 
     sys.addaudithook(hook)
     before, mapped_before = set(sys.modules), _mapped()
     try:
-        with readers.telling(lambda place: note("read", os.path.abspath(place))):  # noqa: PTH100
+        with readers.telling(lambda place: notes.add("read", os.path.abspath(place))):  # noqa: PTH100
             yield seen
     finally:
         active = False
-        others.seek(0)
-        for line in filter(None, others.read().decode(errors="surrogateescape").split("\0")):
-            kind, _, what = line.partition(" ")
-            sets[kind].add(what)
-        others.close()
-        if {"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver"} & (set(sys.modules) - before):
-            seen.programs.add("python, by multiprocessing")
+        noted = notes.gather()
         no = (*_SYSTEM, *(f"{Path(one).resolve()}/" for one in (*user_code.installed(), *_OWN, *ignored)))
-        opened = {Path(place) for place in read - written} | (_mapped() - mapped_before)
+        opened = {Path(place) for place in noted["read"] - noted["written"]} | (_mapped() - mapped_before)
         seen.files |= {path for path in opened if _is_data(path) and not _within(path, no)}
-        seen.folders |= {path for path in map(Path, listed) if path.is_dir() and not _within(path, no)}
+        seen.folders |= {path for path in map(Path, noted["listed"]) if path.is_dir() and not _within(path, no)}
         seen.modules |= user_code.modules(before)
         seen.packages |= user_code.packages(before)
+        seen.programs |= noted["program"]
+        if _SPAWNING & (set(sys.modules) - before):
+            seen.programs.add("python, by multiprocessing")
+
+
+class _Notes:
+    """What was seen, by kind. Forked children write theirs into a file that they have, too."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, set[str]] = defaultdict(set)
+        self.owner, self.others = os.getpid(), tempfile.TemporaryFile()  # noqa: SIM115
+
+    def add(self, kind: str, what: str) -> None:
+        """Notes one thing, in whichever process."""
+        if os.getpid() == self.owner:
+            self.seen[kind].add(what)
+        else:
+            os.write(self.others.fileno(), f"{kind} {what}\0".encode(errors="surrogateescape"))
+
+    def gather(self) -> dict[str, set[str]]:
+        """Returns all that was noted; nothing can be added any more."""
+        with self.others as file:
+            file.seek(0)
+            for line in filter(None, file.read().decode(errors="surrogateescape").split("\0")):
+                kind, _, what = line.partition(" ")
+                self.seen[kind].add(what)
+        return self.seen
 
 
 def _is_of_users_code(frame: FrameType | None) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ._base import ORIGIN, Pass
 from ._check import BrokenGraph, check, signature
-from ._constants import external_tensors
 from ._regions import is_kept, layer_name
 from ._schemes import MOVES, SCHEMES
+from ._stored import external_tensors
 from ._walk import all_graphs, all_nodes, all_tensors, all_values, subgraphs
 from .center_activations import CenterActivations, worth_centering
 from .convert_precision import ConvertPrecision

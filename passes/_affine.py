@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Miss
-from ._constants import constant, new_constant, own_view
+from ._constants import constant, new_constant
 from ._match import inner, only_use, require, text
+from ._stored import own_view
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm")
 SCALES = ("Div", "Mul")

@@ -41,7 +41,7 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: set[ir.Value]) -> None:
         for value in node.inputs:
             if value is not None and value not in seen:
                 raise BrokenGraph(f"{value.name!r} is used by {node.op_type} {node.name!r} before it is computed")
-        for subgraph in subgraphs(node) if node.attributes.data else ():
+        for subgraph in subgraphs(node):
             _check_graph(subgraph, seen)
         for value in node.outputs:
             if value.name and value.name in names:

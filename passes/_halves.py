@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Miss
-from ._constants import own_view
+from ._stored import own_view
 
 _CHUNK = 1 << 20  # elements
 _EAGER = 1 << 12  # elements up to which a constant is converted at once

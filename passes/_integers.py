@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from ._constants import own_view
+from ._stored import own_view
 
 _LEAST = float(np.finfo(np.float32).tiny)
 _DEAD = 2.0**-20

@@ -1,6 +1,6 @@
 """Walks over everything in a model: main graph, subgraphs and functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -11,8 +11,7 @@ def all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     for graph in pending:  # it grows
         yield graph
         for node in graph:
-            if node.attributes.data:  # most have none
-                pending.extend(subgraphs(node))
+            pending.extend(subgraphs(node))
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -21,14 +20,15 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     for graph in pending:
         for node in graph:
             yield node
-            if node.attributes.data:
-                pending.extend(subgraphs(node))
+            pending.extend(subgraphs(node))
 
 
-def subgraphs(node: ir.Node) -> list[ir.Graph]:
+def subgraphs(node: ir.Node) -> Sequence[ir.Graph]:
     """Returns the graphs in a node's attributes: the branches of an If, the body of a Loop."""
+    if not (attributes := node.attributes.data):  # as most, of each of which each pass asks
+        return ()
     found: list[ir.Graph] = []
-    for attribute in node.attributes.data.values():
+    for attribute in attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
             found.append(attribute.value)
         elif attribute.type is ir.AttributeType.GRAPHS:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, cast
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import TurnedTensor, constant, new_constant, without_defaults
+from ._constants import constant, new_constant, without_defaults
 from ._match import only_use
+from ._stored import TurnedTensor
 from ._walk import all_nodes
 
 if TYPE_CHECKING:

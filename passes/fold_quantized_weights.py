@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import constant, own_view
+from ._constants import constant
+from ._stored import own_view
 from ._walk import all_graphs
 
 _LIMITS: Mapping[ir.DataType, tuple[int, int]] = MappingProxyType({

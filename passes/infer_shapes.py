@@ -38,7 +38,7 @@ class InferShapes(Pass):
         own = frozenset(size for size in sizes if not size.startswith(MADE_UP))
         if all(_is_known(value, own) for node in all_nodes(model) for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
-        _forget_made_up_names(model)
+        _drop_uncertain_shapes(model)
         from onnx.checker import ValidationError
         from onnx.shape_inference import InferenceError, infer_shapes
 
@@ -49,7 +49,7 @@ class InferShapes(Pass):
         return ir.passes.PassResult(model, modified=False)
 
 
-def _forget_made_up_names(model: ir.Model) -> None:
+def _drop_uncertain_shapes(model: ir.Model) -> None:
     """Lets sizes that an earlier run could not name be found again: by now constants may tell what they are."""
     for node in all_nodes(model):
         for value in node.outputs:

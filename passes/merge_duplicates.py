@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import JoinedTensor, TurnedTensor, stored_bytes
+from ._stored import JoinedTensor, TurnedTensor, stored_bytes
 from ._walk import all_graphs
 
 _SAMPLE = 2048  # bytes

@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ._base import Pass
-from ._constants import JoinedTensor, new_constant, new_lazy
+from ._constants import new_constant, new_lazy
 from ._match import only_use
+from ._stored import JoinedTensor
 from ._walk import all_graphs
 
 

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from ._base import Pass
 from ._channels import change_parameter, insert, normalization
-from ._constants import own_view
 from ._match import only_use
 from ._regions import is_kept
+from ._stored import own_view
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
 _POOLED = ("Flatten", "GlobalAveragePool", "ReduceMean", "Reshape", "Squeeze")

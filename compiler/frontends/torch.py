@@ -84,9 +84,9 @@ def _reference(source: Source, loaded: Loaded) -> list[Golden]:
     def run(arrays: Mapping[str, np.ndarray], _point: Point) -> dict[str, np.ndarray]:
         return guard(source.text, "running the forward of", partial(_forward, loaded, arrays))
 
-    real = _real_inputs(source, loaded)
-    made = golden.at_points(shapes.points(loaded.dims), loaded.specs, real, run)
-    again = run(made[0].inputs, shapes.points(loaded.dims)[0])
+    proven = shapes.points(loaded.dims)
+    made = golden.at_points(proven, loaded.specs, _real_inputs(source, loaded), run)
+    again = run(made[0].inputs, proven[0])
     if not all(np.allclose(again[name], array, 1e-3, 1e-5, equal_nan=True) for name, array in made[0].outputs.items()):
         raise UsageError(
             f"{source.text} gives other outputs at each call: its forward draws random numbers, or keeps a state",

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from planc.compiler import reference, storage
-from planc.passes._constants import TurnedTensor
+from planc.passes._stored import TurnedTensor
 from planc.passes.fold_constants import FoldConstants
 from planc.passes.infer_shapes import InferShapes
 from planc.passes.merge_duplicates import MergeDuplicates
